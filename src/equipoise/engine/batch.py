@@ -1,0 +1,85 @@
+"""Groups flattened into what an objective sees. Shared by every engine; no padding above this line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equipoise.types import Batch, Group, Totals
+
+
+def count(groups: Sequence[Group]) -> Totals:
+    """The denominators of a step's groups. A response without trained tokens does not count."""
+    per_group = [[int(r.trained.sum()) for r in g.responses] for g in groups]
+    return Totals(
+        tokens=sum(map(sum, per_group)),
+        responses=sum(n > 0 for lengths in per_group for n in lengths),
+        groups=sum(any(lengths) for lengths in per_group),
+    )
+
+
+def flatten(groups: Sequence[Group], totals: Totals, device: torch.device, dtype: torch.dtype) -> Batch:
+    """The trained tokens of ``groups``, in order, as a :class:`Batch`.
+
+    The note "advantage" (token or response level; absent: 0) becomes ``advantage``, and the token note "old"
+    becomes ``old``. A note must be on every group or on none.
+    """
+    kept = [[i for i, r in enumerate(g.responses) if r.trained.any()] for g in groups]
+    lengths = [int(g.responses[i].trained.sum()) for g, rows in zip(groups, kept, strict=True) for i in rows]
+    group_of = [k for k, rows in enumerate(kept) for _ in rows]
+
+    def tensor(values: Sequence[float] | NDArray[np.floating]) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=device, dtype=dtype)
+
+    def tokens(read: Callable[[Group, int], NDArray[np.floating]]) -> Tensor:
+        parts = [read(g, i)[g.responses[i].trained] for g, rows in zip(groups, kept, strict=True) for i in rows]
+        return tensor(np.concatenate(parts) if parts else np.zeros(0))
+
+    notes = {name: _note(name, groups, kept, tokens, tensor) for name in (groups[0].notes if groups else ())}
+    response = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
+    advantage = notes.pop("advantage", None)
+    if advantage is None:
+        advantage = tensor(np.zeros(sum(lengths)))
+    elif len(advantage) == len(lengths) and groups[0].notes["advantage"].level == "response":
+        advantage = advantage[response.to(device)]
+    return Batch(
+        response=response.to(device),
+        group=torch.tensor(group_of, dtype=torch.long, device=device),
+        advantage=advantage,
+        behaviour=tokens(_behaviour),
+        old=notes.pop("old", None),
+        reward=tensor(
+            [g.scores[i].value if g.scores else 0.0 for g, rows in zip(groups, kept, strict=True) for i in rows]
+        ),
+        temperature=tensor([g.responses[i].temperature for g, rows in zip(groups, kept, strict=True) for i in rows]),
+        lengths=tensor(lengths),
+        groups=len(groups),
+        notes=notes,
+        totals=totals,
+    )
+
+
+def _behaviour(group: Group, i: int) -> NDArray[np.floating]:
+    response = group.responses[i]
+    if response.logprobs is None:
+        return np.full(len(response.ids), np.nan)
+    return response.logprobs
+
+
+def _note(
+    name: str,
+    groups: Sequence[Group],
+    kept: Sequence[Sequence[int]],
+    tokens: Callable[[Callable[[Group, int], NDArray[np.floating]]], Tensor],
+    tensor: Callable[[Sequence[float] | NDArray[np.floating]], Tensor],
+) -> Tensor:
+    level = groups[0].notes[name].level
+    if level == "token":
+        return tokens(lambda g, i: g.notes[name].values[i])
+    if level == "group":
+        return tensor([float(g.notes[name].values[0][0]) for g in groups])
+    return tensor([float(g.notes[name].values[0][i]) for g, rows in zip(groups, kept, strict=True) for i in rows])
