@@ -1,0 +1,52 @@
+"""Addition with scratch work: digit by digit from the right, each carry written out, then the answer.
+
+    What is 357+468?    ->    7+8=15, 5+6+1=12, 3+4+1=8: 825
+
+The verifier reads the last number of a reply, so any way of working is allowed.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from equipoise.tasks.procedural import ask, between, build, verdict
+from equipoise.types import Prompt, Score, Task
+
+
+def task(difficulty: int = 3, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
+    """Two numbers of ``difficulty`` digits each. The sizes are upper bounds: one digit has only 100 questions."""
+    between("addition.difficulty", difficulty, 1, 12)
+    low, high = (0 if difficulty == 1 else 10 ** (difficulty - 1)), 10**difficulty
+
+    def make(rng: random.Random) -> Prompt:
+        a, b = rng.randrange(low, high), rng.randrange(low, high)
+        return ask(f"What is {a}+{b}?", a + b, a=a, b=b)
+
+    return build(
+        "addition",
+        "Add two numbers digit by digit, with scratch work.",
+        make=make,
+        verify=verify,
+        demonstrate=demonstrate,
+        max_new_tokens=10 * difficulty + 6,
+        sizes={"train": train, "validation": validation, "test": test},
+        knobs={"difficulty": difficulty},
+    )
+
+
+def demonstrate(prompt: Prompt) -> str:
+    a, b = str(prompt.meta["a"]), str(prompt.meta["b"])
+    work, carry = [], 0
+    for x, y in zip(reversed(a), reversed(b), strict=True):
+        total = int(x) + int(y) + carry
+        work.append(f"{x}+{y}{'+1' if carry else ''}={total}")
+        carry = total // 10
+    return f"{', '.join(work)}: {prompt.answer}"
+
+
+def verify(prompt: Prompt, text: str) -> Score:
+    numbers = re.findall(r"[0-9]+", text.replace(",", " "))
+    found = numbers[-1].lstrip("0") or "0" if numbers else None
+    worked = float(text.strip() == demonstrate(prompt))  # seen in the record, not part of the reward
+    return verdict(found == str(prompt.answer), found, scratch=worked)
