@@ -1,0 +1,209 @@
+"""From scored rollouts to estimates with intervals. Items are the independent units; samples are clustered in them.
+
+Conventions, the same for every metric:
+
+- A truncated response (``stop == "length"``) is wrong: not right, reward 0, every score part 0, no vote.
+- A score with status "timeout" or "error" is no verdict: the sample is left out and counted in ``failed``.
+- An item contributes its mean over samples (or its unbiased pass@k, maj@k); the estimate is the mean over items.
+- An item that cannot estimate a metric (fewer than k samples with a verdict, no such part) is left out of that metric,
+  and a metric with fewer than two items is left out of the result.
+
+Intervals. Per-item values that lie in [0, 1] get a Wilson interval (Wilson 1927) with an effective number of items
+n / rho, where rho = s^2 / (p (1 - p)) says how far the items' variance falls short of the largest one that their mean
+allows (it is 1 for one sample an item, less for several). rho is estimated with one pseudo-item at 0 and one at 1, so
+that it tends to 1 where the data say nothing: among all-zero items the interval is that of n coin flips, not a point.
+The quantile is Student's with n - 1 degrees of freedom. Other values (lengths, rewards outside [0, 1]) get Student's
+interval over items. ``tests/test_evaluate.py`` simulates the coverage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from equipoise.errors import ArgumentError
+from equipoise.types import FAILED, Estimate, Group
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt's samples that have a verdict, N of them; ``drawn`` counts the failed ones too."""
+
+    id: str
+    right: NDArray[np.bool_]  # [N]
+    value: Floats  # [N] reward, 0 where truncated
+    length: Floats  # [N] generated tokens
+    truncated: NDArray[np.bool_]  # [N]
+    answers: tuple[str | None, ...]  # [N] canonical answers; None: none found, or truncated
+    parts: Mapping[str, Floats] = field(default_factory=dict)  # name -> [N], 0 where truncated
+    drawn: int = 0
+
+
+def items_of(groups: Sequence[Group]) -> list[Item]:
+    """One :class:`Item` per group, in order. Raises ArgumentError when a response has no score."""
+    return [_item(group) for group in groups]
+
+
+def _item(group: Group) -> Item:
+    if len(group.scores) != len(group.responses):
+        raise ArgumentError(
+            f"prompt {group.prompt.id!r} has {len(group.responses)} responses and {len(group.scores)} scores; "
+            "estimates need one score a response"
+        )
+    kept = [(r, s) for r, s in zip(group.responses, group.scores, strict=True) if s.status not in FAILED]
+    cut = np.array([r.stop == "length" for r, _ in kept], dtype=bool)
+    names = sorted({name for _, s in kept for name in s.parts})
+    return Item(
+        id=group.prompt.id,
+        right=np.array([s.status == "right" for _, s in kept], dtype=bool) & ~cut,
+        value=np.where(cut, 0.0, np.array([s.value for _, s in kept], dtype=np.float64)),
+        length=np.array([int(r.trained.sum()) for r, _ in kept], dtype=np.float64),
+        truncated=cut,
+        answers=tuple(None if r.stop == "length" else s.answer for r, s in kept),
+        parts={n: np.where(cut, 0.0, np.array([s.parts.get(n, np.nan) for _, s in kept])) for n in names},
+        drawn=len(group.responses),
+    )
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that one of ``k`` of ``n`` samples, drawn without replacement, is right when ``right`` of the n are.
+
+    Unbiased for the chance that one of k fresh samples is (Chen et al. 2021, 2107.03374, in its product form).
+    """
+    if n - right < k:
+        return 1.0
+    return 1.0 - float(np.prod(1.0 - k / np.arange(n - right + 1, n + 1)))
+
+
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> float | None:
+    """Chance that the most frequent answer among ``k`` of the samples, drawn without replacement, is right: exact.
+
+    A tie is settled by a fair draw among the tied answers, and its expectation is counted. A sample without an
+    answer abstains; k abstentions are wrong. An answer is as right as the share of its samples that are.
+    None when there are fewer than k samples or none of them has an answer.
+    """
+    votes = Counter(a for a in answers if a is not None)
+    if not votes or len(answers) < k:
+        return None
+    hits = Counter(a for a, ok in zip(answers, right, strict=True) if a is not None and ok)
+    silent = len(answers) - votes.total()
+    ways = sum(
+        hits[a] / votes[a] * _ways_to_win(votes[a], [v for b, v in votes.items() if b != a], silent, k) for a in hits
+    )
+    return ways / comb(len(answers), k)
+
+
+def _ways_to_win(own: int, others: Sequence[int], silent: int, k: int) -> float:
+    """Subsets of size k in which an answer held by ``own`` samples wins, those tied with t others counting 1/(t+1).
+
+    For each number of own votes, a polynomial over (votes of the others, how many of them tie), one factor an answer.
+    """
+    total = 0.0
+    for mine in range(1, min(own, k) + 1):
+        rest = k - mine
+        ways = np.zeros((rest + 1, rest // mine + 1))  # [votes so far, answers tied so far]
+        for v in range(min(silent, rest) + 1):
+            ways[v, 0] = comb(silent, v)
+        for other in others:
+            new = ways.copy()
+            for v in range(1, min(other, mine, rest) + 1):
+                moved = comb(other, v) * ways[: rest + 1 - v]
+                if v < mine:
+                    new[v:] += moved
+                else:
+                    new[v:, 1:] += moved[:, :-1]
+            ways = new
+        total += comb(own, mine) * float(ways[rest] @ (1.0 / np.arange(1, ways.shape[1] + 1)))
+    return total
+
+
+def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Floats]:
+    """Metric -> one value per item [items], NaN where the item has none.
+
+    Names: pass@k, maj@k (absent where no item has a canonical answer), reward, length, truncated, parts/<name>.
+    Raises ArgumentError when some k exceeds the samples drawn of an item.
+    """
+    values: dict[str, list[float]] = {}
+    for k in ks:
+        _check_k(k, items)
+        enough = [i if len(i.right) >= k else None for i in items]
+        values[f"pass@{k}"] = [pass_at_k(len(i.right), int(i.right.sum()), k) if i else np.nan for i in enough]
+        votes = [maj_at_k(i.answers, list(i.right), k) if i else None for i in enough]
+        if any(i.answers.count(None) < len(i.answers) for i in items):
+            # an item whose samples all abstain is wrong, not missing, once the task is known to have answers
+            values[f"maj@{k}"] = [
+                np.nan if i is None else 0.0 if v is None else v for i, v in zip(enough, votes, strict=True)
+            ]
+    values["reward"] = [_mean(i.value) for i in items]
+    values["length"] = [_mean(i.length) for i in items]
+    values["truncated"] = [_mean(i.truncated) for i in items]
+    for name in sorted({name for i in items for name in i.parts}):
+        values[f"parts/{name}"] = [_mean(i.parts.get(name, np.zeros(0))) for i in items]
+    return {name: np.array(v, dtype=np.float64) for name, v in values.items()}
+
+
+def _check_k(k: int, items: Sequence[Item]) -> None:
+    fewest = min((i.drawn for i in items), default=0)
+    if not 1 <= k <= fewest:
+        raise ArgumentError(
+            f"pass@{k} and maj@{k} need 1 <= k <= samples per item, and there are {fewest}; "
+            f"draw at least {k} samples or ask for a smaller k"
+        )
+
+
+def _mean(x: NDArray[np.generic]) -> float:
+    known = x[~np.isnan(x.astype(np.float64))]
+    return float(known.astype(np.float64).mean()) if len(known) else float("nan")
+
+
+def estimates(groups: Sequence[Group], ks: Sequence[int] = (1,)) -> dict[str, Estimate]:
+    """The metrics of scored groups with 95% intervals; ``failed`` is a count of samples without a verdict.
+
+    Raises ArgumentError when a response has no score, or when some k exceeds the samples of an item.
+    """
+    items = items_of(groups)
+    values = item_values(items, ks)
+    found = {name: mean_interval(x[~np.isnan(x)]) for name, x in values.items() if np.sum(~np.isnan(x)) >= 2}
+    failed = float(sum(i.drawn - len(i.right) for i in items))
+    return {**found, "failed": Estimate(failed, failed, failed)}
+
+
+def mean_interval(x: Floats, level: float = 0.95) -> Estimate:
+    """Mean of per-item values ``x [items]`` with its interval: :func:`share_interval` where all lie in [0, 1]."""
+    if len(x) < 2:
+        raise ArgumentError(f"an interval over items needs at least 2 items, got {len(x)}")
+    if x.min() >= 0 and x.max() <= 1:
+        return share_interval(x, level)
+    mean, error = float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * error
+    return Estimate(mean, mean - half, mean + half)
+
+
+def share_interval(x: Floats, level: float = 0.95) -> Estimate:
+    """Wilson interval for the mean of per-item values in [0, 1], ``x [items]``, as the module's docstring says."""
+    n, p = len(x), float(x.mean())
+    centre = (x.sum() + 1) / (n + 2)
+    spread = (np.square(x).sum() + 1) / (n + 2) - centre**2
+    effective = n * centre * (1 - centre) / spread
+    z2 = float(stats.t.ppf((1 + level) / 2, n - 1)) ** 2 / effective
+    middle, half = p + z2 / 2, np.sqrt(z2 * (p * (1 - p) + z2 / 4))
+    low, high = (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+    return Estimate(p, float(min(max(low, 0.0), p)), float(max(min(high, 1.0), p)))
+
+
+def ratio_interval(total: Floats, size: Floats, level: float = 0.95) -> Estimate:
+    """``sum(total) / sum(size)`` over items, both [items], with Student's interval of the linearised ratio."""
+    if len(total) < 2:
+        raise ArgumentError(f"an interval over items needs at least 2 items, got {len(total)}")
+    n, ratio = len(total), float(total.sum() / size.sum())
+    residual = (total - ratio * size) / size.mean()
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(np.square(residual).sum() / (n - 1) / n))
+    return Estimate(ratio, ratio - half, ratio + half)
