@@ -80,23 +80,82 @@ class Ledger(Protocol):
     """Meters spending against a budget (``equipoise.budget``)."""
 
     def charge(self, what: str, cost: Cost) -> None: ...
+    def reserve(self, what: str, bounds: Sequence[Cost]) -> tuple[int, Cost]: ...
     def fraction(self) -> float: ...
+
+
+State = Any  # JSON-able; whatever a part must remember lives here and nowhere else
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a part may use: the engine, a key of its own, this step's knobs, the ledger."""
+    """What a part may use. ``bound`` gives the most that one more group can cost from here to the update:
+    (prompt tokens, responses, most tokens each, whether they must be sampled)."""
 
     engine: Engine
     key: Key
     ledger: Ledger
+    bound: Callable[[int, int, int, bool], Cost]
     step: int = 0
     knobs: Mapping[str, float] = field(default_factory=dict)
-    limit: int | None = None  # at most so many prompts this step (the last steps shrink)
+    stores: Mapping[str, Sequence[Group]] = field(default_factory=dict)
+    dropped: list[Group] = field(default_factory=list)  # filters put here what they take out: it is still recorded
+    reserved: list[Cost] = field(default_factory=list)  # what sources have charged in advance this step
+
+    def reserve(self, what: str, bounds: Sequence[Cost]) -> int:
+        """How many of these groups fit the budget; they are charged at once, the difference comes back later."""
+        fitting, total = self.ledger.reserve(what, bounds)
+        self.reserved.append(total)
+        return fitting
 
     def at(self, name: int | str) -> Context:
         return replace(self, key=self.key / name)
 
 
-State = Any  # JSON-able; whatever a part must remember lives here and nowhere else
-Part = Callable[[Context, list[Group], State], tuple[list[Group], State]]
+@dataclass(frozen=True)
+class Part:
+    """A function on groups with state, and what it asks of and gives to its neighbours.
+
+    ``needs`` and ``gives``: "prompts", "responses", "scores", "advantage", "note:<name>", "head:<name>",
+    "policy:<name>", "demonstrations", "pairs", "verifier". ``spends``: units of the budget it uses up.
+    """
+
+    name: str
+    run: Callable[[Context, list[Group], State], tuple[list[Group], State]]
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+    spends: frozenset[str] = frozenset()
+    sizes: Mapping[str, int] = field(default_factory=dict)  # for the resolved table: prompts, samples, tokens
+
+    def __call__(self, ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        return self.run(ctx, groups, state)
+
+
+def chain(*parts: Part) -> Part:
+    """The parts in order, as one; their states side by side."""
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        states = state or [None] * len(parts)
+        after = []
+        for part, before in zip(parts, states, strict=True):
+            groups, now = part(ctx, groups, before)
+            after.append(now)
+        return groups, after if any(s is not None for s in after) else None
+
+    gives: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    for part in parts:
+        needs, gives = needs | (part.needs - gives), gives | part.gives
+    return Part(
+        name=" > ".join(p.name for p in parts),
+        run=run,
+        needs=needs,
+        gives=gives,
+        spends=frozenset().union(*(p.spends for p in parts)),
+        sizes={k: v for p in parts for k, v in p.sizes.items()},
+    )
+
+
+def lift(name: str, f: Callable[[Group], Group], needs: Sequence[str] = (), gives: Sequence[str] = ()) -> Part:
+    """A part without state from a pure function on one group."""
+    return Part(name, lambda ctx, groups, state: ([f(g) for g in groups], state), frozenset(needs), frozenset(gives))

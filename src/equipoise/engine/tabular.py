@@ -1,0 +1,324 @@
+"""An engine whose policy is a table: every response can be listed, so every expectation is exact.
+
+The policy has a logit for each (prompt, prefix, next token); token 0 ends a response, and a response of full length
+ends by "length". It is the oracle for estimators (``responses``, ``expected``, ``gradient``) and the fast engine for
+tests of the loop. It samples with the same keys and the same inversion as the real one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from equipoise.engine.batch import flatten
+from equipoise.errors import Diverged, ModelError, RecordError
+from equipoise.keys import Key, uniforms
+from equipoise.protocols import TokenNotes
+from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Outputs, Prompt, Reply, Response, Totals
+
+EOS = 0
+
+
+class TabularEngine:
+    """Policies over ``prompts`` prompts, tokens 0..vocabulary-1, responses of at most ``length`` tokens.
+
+    A prompt's ``text`` is its index. Parameters start at ``init`` [prompts, prefixes, vocabulary] or at 0.
+    ``optimiser``: "sgd" or "adam"; float64 throughout.
+    """
+
+    def __init__(
+        self,
+        prompts: int,
+        vocabulary: int,
+        length: int,
+        *,
+        init: Tensor | None = None,
+        optimiser: str = "sgd",
+        heads: Sequence[str] = (),
+        rows_tokens: int = 10**9,
+    ) -> None:
+        self.prefixes: dict[tuple[int, ...], int] = {}
+        for n in range(length):
+            for p in itertools.product(range(1, vocabulary), repeat=n):
+                self.prefixes[p] = len(self.prefixes)
+        self.length, self.vocabulary, self.count = length, vocabulary, prompts
+        shape = (prompts, len(self.prefixes), vocabulary)
+        start = torch.zeros(shape, dtype=torch.float64) if init is None else init.to(torch.float64).reshape(shape)
+        self.weights: dict[str, Tensor] = {"logits": start.clone().requires_grad_()}
+        for name in heads:
+            self.weights[f"head:{name}"] = torch.zeros(shape[:2], dtype=torch.float64, requires_grad=True)
+        self.named: dict[str, dict[str, Tensor]] = {}
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
+        self.optimiser = kinds[optimiser](self.weights.values(), lr=1.0, weight_decay=0.0)  # type: ignore[abstract]
+        self.rows_tokens, self.version, self.meter = rows_tokens, 0, Cost()
+
+    @property
+    def info(self) -> ModelInfo:
+        size = self.weights["logits"].numel()
+        return ModelInfo(
+            name="tabular",
+            revision=None,
+            parameters=size,
+            trainable=size,
+            body=size,
+            head=0,
+            layers=0,
+            width=0,
+            vocabulary=self.vocabulary,
+            context=self.length + 1,
+            eos=(EOS,),
+            dtype="float64",
+            device="cpu",
+        )
+
+    def spent(self) -> Cost:
+        return self.meter
+
+    def encode(self, prompt: Prompt) -> Prompt:
+        if prompt.text is None or not 0 <= int(prompt.text) < self.count:
+            raise ModelError(f"prompt {prompt.id!r}: text {prompt.text!r}; expected an index below {self.count}")
+        return replace(prompt, ids=(int(prompt.text),))
+
+    def encode_reply(self, prompt: Prompt, reply: Reply, origin: str) -> Response:
+        if not isinstance(reply, str):
+            raise ModelError("a tabular policy has no turns; expected a reply such as '1 2'")
+        ids = np.array([*map(int, reply.split()), EOS][: self.length], dtype=np.int64)
+        return self._response(ids, None, origin, "eos" if ids[-1] == EOS else "length", "", 1.0)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(str(i) for i in ids if i != EOS)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        decoder: Decoder,
+        keys: Sequence[Key],
+        policy: str = "current",
+        reply: Callable[[Response], Sequence[int] | None] | None = None,
+    ) -> list[Group]:
+        logits = self._weights(policy)["logits"].detach()
+        groups = []
+        for prompt, key in zip(prompts, keys, strict=True):
+            assert prompt.ids is not None
+            rows = [self._draw(logits[prompt.ids[0]], decoder, key / i) for i in range(n)]
+            groups.append(Group(prompt, tuple(rows)))
+            tokens = sum(len(r.ids) for r in rows)
+            self.meter += Cost(generated_tokens=tokens, flops=self.flops(tokens, False))
+        return groups
+
+    def flops(self, tokens: int, backward: bool) -> float:
+        """One look-up a token forward, three with backward: enough to meter."""
+        return (3.0 if backward else 1.0) * 2 * self.vocabulary * tokens
+
+    def bound(self, prompt_tokens: int, n: int, longest: int, sampled: bool, forward: int, backward: int) -> Cost:
+        """The most that one group can cost, given passes over its tokens."""
+        tokens = n * min(longest, self.length)
+        flops = self.flops(tokens, False) * (forward + sampled) + self.flops(tokens, True) * backward
+        return Cost(tokens if sampled else 0, tokens * backward, flops)
+
+    def _draw(self, table: Tensor, decoder: Decoder, key: Key) -> Response:
+        ids: list[int] = []
+        logps: list[float] = []
+        word = np.array([key.word], dtype=np.uint64)
+        for t in range(min(decoder.max_new_tokens, self.length)):
+            logp = torch.log_softmax(table[self.prefixes[tuple(ids)]] / decoder.temperature, -1)
+            cumulative = np.cumsum(logp.exp().numpy())
+            u = float(uniforms(word, np.array([t]))[0]) * cumulative[-1]
+            token = int(np.searchsorted(cumulative, u, side="right"))
+            ids.append(token)
+            logps.append(float(logp[token]))
+            if token == EOS:
+                break
+        stop = "eos" if ids[-1] == EOS else "length"
+        return self._response(np.array(ids), np.array(logps), "policy", stop, str(key), decoder.temperature)
+
+    def _response(
+        self, ids: np.ndarray, logps: np.ndarray | None, origin: str, stop: str, key: str, temperature: float
+    ) -> Response:
+        return Response(
+            ids=ids.astype(np.int64),
+            logprobs=None if logps is None else logps.astype(np.float64),  # type: ignore[arg-type]
+            trained=np.ones(len(ids), dtype=bool),
+            segment=np.zeros(len(ids), dtype=np.int32),
+            text=self.decode(ids.tolist()),
+            temperature=temperature,
+            origin=origin,
+            version=self.version,
+            stop=stop,  # type: ignore[arg-type]
+            key=key,
+        )
+
+    def responses(self, prompt: Prompt) -> list[Response]:
+        """Every response there is to a prompt."""
+        ended = [(*p, EOS) for p in self.prefixes]
+        full = itertools.product(range(1, self.vocabulary), repeat=self.length)
+        every = [(ids, "eos") for ids in ended if len(ids) <= self.length] + [(ids, "length") for ids in full]
+        return [self._response(np.array(ids), None, "policy", stop, "", 1.0) for ids, stop in every]
+
+    def logp(self, prompt: Prompt, response: Response, policy: str = "current") -> Tensor:
+        """log pi(response | prompt), a differentiable scalar."""
+        group = Group(replace(prompt, ids=(int(prompt.text or 0),)), (response,))
+        return self._outputs([group], self._weights(policy), False).logp.sum()
+
+    def expected(self, prompt: Prompt, f: Callable[[Response], float]) -> Tensor:
+        """E[f(response)] exactly, differentiable."""
+        every = self.responses(prompt)
+        return torch.stack([self.logp(prompt, r).exp() * f(r) for r in every]).sum()
+
+    def gradient(self) -> Tensor:
+        """The accumulated gradient of the logits."""
+        grad = self.weights["logits"].grad
+        return torch.zeros_like(self.weights["logits"]) if grad is None else grad.clone()
+
+    def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
+        with torch.no_grad():
+            out = self._outputs(groups, self._weights(policy), "entropy" in needs)
+        self.meter += Cost(flops=self.flops(len(out.logp), False))
+        flat = {"logp": out.logp, **out.reduced, **{f"head:{k}": v[:, 0] for k, v in out.heads.items()}}
+        return self._split(groups, {name: flat[name] for name in needs})
+
+    def backward(
+        self, groups: Sequence[Group], objective: Objective, totals: Totals
+    ) -> tuple[dict[str, tuple[float, float]], list[TokenNotes]]:
+        metrics: dict[str, tuple[float, float]] = {}
+        notes: list[TokenNotes] = []
+        for part in self._micro(groups):
+            batch = flatten(part, totals, torch.device("cpu"), torch.float64)
+            out = self._outputs(part, self.weights, "entropy" in objective.needs)
+            loss = objective.loss(out, batch)
+            if not torch.isfinite(loss.per_group).all():
+                raise Diverged(f"the loss is not finite for prompts {[g.prompt.id for g in part]}")
+            loss.per_group.sum().backward()  # type: ignore[no-untyped-call]
+            gap = (batch.behaviour - out.logp.detach()).abs().nan_to_num(0.0)
+            known = float((~batch.behaviour.isnan()).sum())
+            found = {"loss": (loss.per_group.detach().sum(), 1.0), "mismatch": (gap.sum(), known), **loss.metrics}
+            for name, (total, n) in found.items():
+                old = metrics.get(name, (0.0, 0.0))
+                metrics[name] = (old[0] + float(total), 1.0 if name == "loss" else old[1] + float(n))
+            notes += self._split(part, {"logp": out.logp.detach()})
+            self.meter += Cost(trained_tokens=len(out.logp), flops=self.flops(len(out.logp), True))
+        return metrics, notes
+
+    def _micro(self, groups: Sequence[Group]) -> list[list[Group]]:
+        parts: list[list[Group]] = []
+        room = 0
+        for g in groups:
+            size = sum(len(r.ids) for r in g.responses)
+            if not parts or size > room:
+                parts, room = [*parts, []], self.rows_tokens
+            parts[-1].append(g)
+            room -= size
+        return parts
+
+    def _outputs(self, groups: Sequence[Group], weights: Mapping[str, Tensor], entropy: bool) -> Outputs:
+        at: list[tuple[int, int, int, float]] = []
+        for g in groups:
+            assert g.prompt.ids is not None
+            for r in g.responses:
+                ids = tuple(r.ids.tolist())
+                rows = [self.prefixes[ids[:t]] for t in range(len(ids))]
+                at += [
+                    (g.prompt.ids[0], row, i, r.temperature)
+                    for row, i, on in zip(rows, ids, r.trained, strict=True)
+                    if on
+                ]
+        index = torch.tensor([a[:3] for a in at], dtype=torch.long).reshape(-1, 3)
+        temperature = torch.tensor([a[3] for a in at], dtype=torch.float64)
+        rows = torch.log_softmax(weights["logits"][index[:, 0], index[:, 1]] / temperature[:, None], -1)
+        return Outputs(
+            logp=rows.gather(1, index[:, 2:])[:, 0],
+            heads={
+                name.removeprefix("head:"): w[index[:, 0], index[:, 1]][:, None]
+                for name, w in weights.items()
+                if name.startswith("head:")
+            },
+            reduced={"entropy": -(rows.exp() * rows).sum(-1)} if entropy else {},
+        )
+
+    def _split(self, groups: Sequence[Group], flat: Mapping[str, Tensor]) -> list[TokenNotes]:
+        notes: list[TokenNotes] = []
+        start = 0
+        for g in groups:
+            mine: dict[str, list[np.ndarray]] = {name: [] for name in flat}
+            for r in g.responses:
+                n = int(r.trained.sum())
+                for name, x in flat.items():
+                    full = np.zeros(len(r.ids))
+                    full[r.trained] = x[start : start + n].numpy()
+                    mine[name].append(full)
+                start += n
+            notes.append({name: tuple(rows) for name, rows in mine.items()})
+        return notes
+
+    def _weights(self, policy: str) -> dict[str, Tensor]:
+        if policy == "current":
+            return self.weights
+        if policy not in self.named:
+            raise ModelError(f"no policy is called {policy!r}; there are {['current', *self.named]}")
+        return self.named[policy]
+
+    def step(self, lr: float) -> dict[str, float]:
+        grads = [w.grad for w in self.weights.values() if w.grad is not None]
+        norm = float(torch.stack([g.norm() for g in grads]).norm()) if grads else 0.0
+        if not np.isfinite(norm):
+            raise Diverged(f"the gradient's norm is {norm}")
+        self.optimiser.param_groups[0]["lr"] = lr
+        self.optimiser.step()
+        self.discard()
+        self.version += 1
+        return {"grad_norm": norm}
+
+    def discard(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def combine(self, into: str, weights: Mapping[str, float]) -> None:
+        parts = {name: self._weights(name) for name in weights}
+        mixed = {
+            k: torch.stack([w * parts[name][k].detach() for name, w in weights.items()]).sum(0) for k in self.weights
+        }
+        if into != "current":
+            self.named[into] = mixed
+            return
+        with torch.no_grad():
+            for k, w in self.weights.items():
+                w.copy_(mixed[k])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"current|{k}": w.detach() for k, w in self.weights.items()}
+        tensors |= {f"{name}|{k}": w for name, ws in self.named.items() for k, w in ws.items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser|{i}|{k}": torch.as_tensor(v) for k, v in state.items() if v is not None}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "state.safetensors")
+        (folder / "state.json").write_text(json.dumps({"version": self.version}))
+
+    def load(self, folder: Path) -> None:
+        try:
+            tensors = load_file(folder / "state.safetensors")
+            self.version = json.loads((folder / "state.json").read_text())["version"]
+        except (OSError, ValueError, KeyError) as e:
+            raise RecordError(f"{folder} is no checkpoint of this engine: {e}") from e
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            owner, _, rest = name.partition("|")
+            if owner == "optimiser":
+                i, _, k = rest.partition("|")
+                moments.setdefault(int(i), {})[k] = value
+            elif owner == "current":
+                self.weights[rest].data.copy_(value)
+            else:
+                self.named.setdefault(owner, {})[rest] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    def export(self, folder: Path, merge: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")

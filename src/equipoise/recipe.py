@@ -1,0 +1,144 @@
+"""What a method is made of: streams of groups, in stages, under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from equipoise.budget import Budget
+from equipoise.errors import ArgumentError
+from equipoise.protocols import Part
+from equipoise.types import ModelInfo, Objective
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How often a step's groups are used: ``epochs`` passes, each cut into ``minibatches`` optimiser steps."""
+
+    epochs: int = 1
+    minibatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.minibatches < 1:
+            raise ArgumentError(f"epochs={self.epochs}, minibatches={self.minibatches}: both must be at least 1")
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.minibatches
+
+
+@dataclass(frozen=True)
+class Stream:
+    """source -> signal -> credit -> objective. Without an objective its groups go to the store ``store``."""
+
+    source: Part
+    objective: Objective | None
+    signal: Part | None = None
+    credit: Part | None = None
+    updates: Updates = field(default_factory=Updates)
+    store: str | None = None
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return [p for p in (self.source, self.signal, self.credit) if p is not None]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """All that its parts and its objective ask of the engine."""
+        asked = frozenset().union(*(p.needs for p in self.parts))
+        return asked | (self.objective.needs if self.objective else frozenset())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the share of the stage's budget that is spent.
+
+    ``peak`` None: suggested from the model's size (``suggested``), times ``scale``.
+    """
+
+    peak: float | None
+    shape: Callable[[float], float]
+    name: str
+    scale: float = 1.0
+
+    def lr(self, progress: float, info: ModelInfo) -> float:
+        return self.resolve(info) * self.shape(min(max(progress, 0.0), 1.0))
+
+    def resolve(self, info: ModelInfo) -> float:
+        """The peak learning rate for this model."""
+        return self.peak if self.peak is not None else self.scale * suggested(info)
+
+
+def suggested(info: ModelInfo) -> float:
+    """A learning rate for policy gradients from the number of parameters: a power law through what worked here,
+    1e-3 at 1M and 5e-6 at 135M parameters; ten times that for LoRA, never above 1e-3."""
+    full = 1e-3 * (info.parameters / 1e6) ** -1.08
+    return float(f"{min(full * (10 if info.trainable < info.parameters else 1), 1e-3):.2g}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Streams trained side by side until the share ``until`` of the whole budget is spent or a source runs dry.
+
+    "start" is the policy when the stage begins. ``restart``: begin from the run's "base" weights.
+    """
+
+    streams: Sequence[Stream]
+    lr: Schedule
+    until: float = 1.0
+    restart: bool = False
+    name: str = "train"
+    steps: int | None = None  # at most so many steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method, ready to run. ``budget`` holds when the user gives none."""
+
+    name: str
+    stages: Sequence[Stage]
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        ends = [stage.until for stage in self.stages]
+        if ends != sorted(ends) or not ends or not 0 < ends[-1] <= 1 or ends[0] <= 0:
+            raise ArgumentError(
+                f"{self.name}: stages end at shares {ends} of the budget; expected rising shares in (0, 1]"
+            )
+        for stage in self.stages:
+            for stream in stage.streams:
+                _connect(f"{self.name}, stage {stage.name}", stream)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(s.needs for stage in self.stages for s in stage.streams))
+
+    @property
+    def spends(self) -> frozenset[str]:
+        """Units of a budget that this method can use up."""
+        streams = [s for stage in self.stages for s in stage.streams]
+        units = frozenset({"flops", "usd", "seconds"}).union(*(p.spends for s in streams for p in s.parts))
+        return units | ({"trained_tokens"} if any(s.objective for s in streams) else set())
+
+
+# What can be had from other parts; everything else that is needed is the engine's or the loop's to provide.
+_PROVIDERS = {
+    "scores": "signals.verified, or a source of stored groups",
+    "advantage": "credit.center, credit.leave_one_out, credit.gae",
+    "note:return": "credit.gae",
+    "note:value": "credit.gae",
+    "note:pass_rate": "credit.pass_rate",
+}
+
+
+def _connect(where: str, stream: Stream) -> None:
+    """Check that what each part needs is given before it. Raises ArgumentError naming both sides."""
+    given: frozenset[str] = frozenset()
+    takers = [(p.name, p.needs, p.gives) for p in stream.parts]
+    if stream.objective is not None:
+        takers.append((stream.objective.formula, stream.objective.needs, frozenset()))
+    for name, needs, gives in takers:
+        for need in sorted(needs - given):
+            if need in _PROVIDERS:
+                raise ArgumentError(f"{where}: {name!r} needs {need!r}; it is given by {_PROVIDERS[need]}")
+        given |= gives
