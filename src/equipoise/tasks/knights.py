@@ -1,6 +1,6 @@
 """Knights and knaves: knights say only true things, knaves only false ones. Every puzzle has one solution.
 
-Knights tell the truth, knaves lie. K says M is a knave. M says K and M differ.    ->    K=knight M=knave
+Knights tell the truth, knaves lie. K says M is a knave. M says K and M differ.    ->    K=knave M=knight
 """
 
 from __future__ import annotations
