@@ -121,12 +121,12 @@ class Ledger:
         self.by["clock"] = self.by.get("clock", Cost()) + Cost(seconds=seconds)
 
     def charge(self, what: str, cost: Cost) -> None:
-        """Book ``cost`` (negative: a refund) under a purpose."""
+        """Book ``cost`` under a purpose."""
         self.by[what] = self.by.get(what, Cost()) + cost
-        self._write("refund" if cost.flops < 0 or cost.generated_tokens < 0 else "charge", what, cost)
+        self._write("charge", what, cost)
 
-    def reserve(self, what: str, bounds: Sequence[Cost]) -> tuple[int, Cost]:
-        """Charge the longest prefix of ``bounds`` that fits, and say how many and how much that was."""
+    def reserve(self, bounds: Sequence[Cost]) -> tuple[int, Cost]:
+        """Charge the longest prefix of ``bounds`` that fits, until ``settle``; say how many and how much that was."""
         have = amounts(self.spent, self.prices)
         fitting, total = 0, Cost()
         for bound in bounds:
@@ -135,8 +135,15 @@ class Ledger:
                 break
             fitting, total = fitting + 1, total + bound
         if fitting:
-            self.charge(what, total)
+            self.charge("reserved", total)
         return fitting, total
+
+    def settle(self, actual: Mapping[str, Cost]) -> None:
+        """Book what was really spent, by purpose, in place of everything reserved."""
+        reserved = self.by.pop("reserved", Cost())
+        for what, cost in actual.items():
+            self.by[what] = self.by.get(what, Cost()) + cost
+        self._write("settle", "+".join(actual), sum(actual.values(), Cost()) - reserved)
 
     def fraction(self) -> float:
         """Share of the budget spent: the largest over its limits. Deterministic unless seconds are limited."""

@@ -25,6 +25,10 @@ class Engine(Protocol):
     def spent(self) -> Cost:
         """Generated tokens, trained tokens and FLOPs since the engine was made; only ever grows."""
 
+    def bound(self, prompt_tokens: int, n: int, longest: int, sampled: bool, forward: int, backward: int) -> Cost:
+        """The most that one group can cost: sampling (if ``sampled``) ``n`` responses of at most ``longest`` tokens,
+        then ``forward`` passes without and ``backward`` passes with gradient. Actual spending never exceeds it."""
+
     def encode(self, prompt: Prompt) -> Prompt:
         """Fill ``prompt.ids`` (chat template with generation prompt; plain text as it is).
 
@@ -80,7 +84,7 @@ class Ledger(Protocol):
     """Meters spending against a budget (``equipoise.budget``)."""
 
     def charge(self, what: str, cost: Cost) -> None: ...
-    def reserve(self, what: str, bounds: Sequence[Cost]) -> tuple[int, Cost]: ...
+    def reserve(self, bounds: Sequence[Cost]) -> tuple[int, Cost]: ...
     def fraction(self) -> float: ...
 
 
@@ -100,12 +104,12 @@ class Context:
     knobs: Mapping[str, float] = field(default_factory=dict)
     stores: Mapping[str, Sequence[Group]] = field(default_factory=dict)
     dropped: list[Group] = field(default_factory=list)  # filters put here what they take out: it is still recorded
-    reserved: list[Cost] = field(default_factory=list)  # what sources have charged in advance this step
+    reserved: list[tuple[int, int, Cost]] = field(default_factory=list)  # groups asked for, groups that fit, charge
 
-    def reserve(self, what: str, bounds: Sequence[Cost]) -> int:
+    def reserve(self, bounds: Sequence[Cost]) -> int:
         """How many of these groups fit the budget; they are charged at once, the difference comes back later."""
-        fitting, total = self.ledger.reserve(what, bounds)
-        self.reserved.append(total)
+        fitting, total = self.ledger.reserve(bounds)
+        self.reserved.append((len(bounds), fitting, total))
         return fitting
 
     def at(self, name: int | str) -> Context:

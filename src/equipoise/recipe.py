@@ -12,6 +12,17 @@ from equipoise.types import ModelInfo, Objective
 
 
 @dataclass(frozen=True)
+class About:
+    """What ``equipoise methods`` shows of a recipe. ``needs``: "verifier", "demonstrations" or "pairs"."""
+
+    title: str
+    arxiv: str | None
+    family: str
+    summary: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Updates:
     """How often a step's groups are used: ``epochs`` passes, each cut into ``minibatches`` optimiser steps."""
 
@@ -67,6 +78,18 @@ class Schedule:
     def resolve(self, info: ModelInfo) -> float:
         """The peak learning rate for this model."""
         return self.peak if self.peak is not None else self.scale * suggested(info)
+
+
+def constant(peak: float | None, scale: float = 1.0) -> Schedule:
+    """The peak throughout, after a warm-up over the first 3% of the stage."""
+    return Schedule(peak, lambda t: min(1.0, (t + 0.003) / 0.03), "warm-up, then constant", scale)
+
+
+def linear(peak: float | None, scale: float = 1.0) -> Schedule:
+    """A warm-up over the first 3% of the stage, then down in a line to a tenth of the peak."""
+    return Schedule(
+        peak, lambda t: min(1.0, (t + 0.003) / 0.03) * (1 - 0.9 * t), "warm-up, then linear to a tenth", scale
+    )
 
 
 def suggested(info: ModelInfo) -> float:

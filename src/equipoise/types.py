@@ -71,6 +71,7 @@ class Score:
     steps: NDArray[np.float32] | None = None  # [n] credit placed on tokens
     parts: Mapping[str, float] = field(default_factory=dict)
     answer: str | None = None  # canonical form of the answer found, for majority votes
+    message: str = ""  # why a verifier failed
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,8 @@ class ModelInfo:
     eos: tuple[int, ...]  # ids that end a response
     dtype: str  # of the matmuls
     device: str
+    recompute: bool = False  # activations are recomputed in the backward pass
+    row_tokens: int = 0  # tokens of the largest micro-batch; 0: no limit
 
 
 Reply = str | tuple[Message, ...]  # one assistant turn, or every turn after the prompt

@@ -57,7 +57,7 @@ class TabularEngine:
             self.weights[f"head:{name}"] = torch.zeros(shape[:2], dtype=torch.float64, requires_grad=True)
         self.named: dict[str, dict[str, Tensor]] = {}
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
-        self.optimiser = kinds[optimiser](self.weights.values(), lr=1.0, weight_decay=0.0)  # type: ignore[abstract]
+        self.optimiser = kinds[optimiser](self.weights.values(), lr=1.0, weight_decay=0.0)
         self.rows_tokens, self.version, self.meter = rows_tokens, 0, Cost()
 
     @property
@@ -146,14 +146,14 @@ class TabularEngine:
     ) -> Response:
         return Response(
             ids=ids.astype(np.int64),
-            logprobs=None if logps is None else logps.astype(np.float64),  # type: ignore[arg-type]
+            logprobs=None if logps is None else logps.astype(np.float32),
             trained=np.ones(len(ids), dtype=bool),
             segment=np.zeros(len(ids), dtype=np.int32),
             text=self.decode(ids.tolist()),
             temperature=temperature,
             origin=origin,
             version=self.version,
-            stop=stop,  # type: ignore[arg-type]
+            stop="eos" if stop == "eos" else "length",
             key=key,
         )
 
@@ -233,15 +233,15 @@ class TabularEngine:
                 ]
         index = torch.tensor([a[:3] for a in at], dtype=torch.long).reshape(-1, 3)
         temperature = torch.tensor([a[3] for a in at], dtype=torch.float64)
-        rows = torch.log_softmax(weights["logits"][index[:, 0], index[:, 1]] / temperature[:, None], -1)
+        every = torch.log_softmax(weights["logits"][index[:, 0], index[:, 1]] / temperature[:, None], -1)
         return Outputs(
-            logp=rows.gather(1, index[:, 2:])[:, 0],
+            logp=every.gather(1, index[:, 2:])[:, 0],
             heads={
                 name.removeprefix("head:"): w[index[:, 0], index[:, 1]][:, None]
                 for name, w in weights.items()
                 if name.startswith("head:")
             },
-            reduced={"entropy": -(rows.exp() * rows).sum(-1)} if entropy else {},
+            reduced={"entropy": -(every.exp() * every).sum(-1)} if entropy else {},
         )
 
     def _split(self, groups: Sequence[Group], flat: Mapping[str, Tensor]) -> list[TokenNotes]:

@@ -55,7 +55,7 @@ def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) ->
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         start = state or 0
         drawn = [ctx.engine.encode(split[i]) for i in take(ctx, len(split), prompts, start)]
-        fits = ctx.reserve("sample", [ctx.bound(len(p.ids or ()), samples, task.max_new_tokens, True) for p in drawn])
+        fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, task.max_new_tokens, True) for p in drawn])
         keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
         new = ctx.engine.sample(drawn[:fits], samples, decoder, keys) if fits else []
         return [*groups, *new], start + fits
@@ -105,7 +105,7 @@ def _given(
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         start = state or 0
         built = [build(ctx, split[i]) for i in take(ctx, len(split), size, start)]
-        fits = ctx.reserve("train", [_cost(ctx, g) + Cost(labels={label: 1}) for g in built])
+        fits = ctx.reserve([_cost(ctx, g) + Cost(labels={label: 1}) for g in built])
         return [*groups, *built[:fits]], start + fits
 
     gives = frozenset({"prompts", "responses"})
@@ -129,7 +129,7 @@ def stored(name: str, select: Select, size: int, epochs: int) -> Part:
         chosen = select(ctx.stores.get(name, ()))
         end = min(start + size, epochs * len(chosen))
         batch = [chosen[i] for i in take(ctx, len(chosen), end - start, start)] if end > start else []
-        fits = ctx.reserve("train", [_cost(ctx, g) for g in batch])
+        fits = ctx.reserve([_cost(ctx, g) for g in batch])
         return [*groups, *batch[:fits]], start + fits
 
     gives = frozenset({"prompts", "responses", "scores"})

@@ -1,0 +1,55 @@
+"""Metrics of a step's groups: functions of what the rollouts record, so anyone can recompute them from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from equipoise.types import FAILED, Group
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """Reward, lengths, parts, agreement of sampler and learner. Failed verdicts are counted, not averaged.
+
+    reward_std: mean over groups of the population standard deviation. mismatch: mean and maximum over trained tokens of
+    |sampler's log-prob - learner's|, nats, where the learner was run on them."""
+    found: dict[str, float] = {}
+    responses = [r for g in groups for r in g.responses]
+    if not responses:
+        return found
+    lengths = np.array([len(r.ids) for r in responses])
+    found["completions/mean_length"] = float(lengths.mean())
+    found["completions/clipped_ratio"] = float(np.mean([r.stop == "length" for r in responses]))
+    return found | _scores(groups) | _mismatch(groups)
+
+
+def _scores(groups: Sequence[Group]) -> dict[str, float]:
+    scored = [[s for s in g.scores if s.status not in FAILED] for g in groups]
+    scored = [s for s in scored if s]
+    if not scored:
+        return {}
+    deviations = np.array([np.std([s.value for s in mine]) for mine in scored])
+    every = [s for mine in scored for s in mine]
+    found = {
+        "reward": float(np.mean([s.value for s in every])),
+        "reward_std": float(deviations.mean()),
+        "frac_reward_zero_std": float(np.mean(deviations == 0)),
+        "unparsed": float(np.mean([s.status == "unparsed" for s in every])),
+        "failed": float(sum(s.status in FAILED for g in groups for s in g.scores)),
+    }
+    for name in sorted({name for s in every for name in s.parts}):
+        found[f"rewards/{name}/mean"] = float(np.mean([s.parts[name] for s in every if name in s.parts]))
+    return found
+
+
+def _mismatch(groups: Sequence[Group]) -> dict[str, float]:
+    gaps = [
+        np.abs(np.asarray(r.logprobs, dtype=np.float64) - logp)[r.trained]
+        for g in groups
+        if "logp" in g.notes
+        for r, logp in zip(g.responses, g.notes["logp"].values, strict=True)
+        if r.logprobs is not None
+    ]
+    flat = np.concatenate(gaps) if gaps else np.zeros(0)
+    return {"mismatch": float(flat.mean()), "mismatch_max": float(flat.max())} if len(flat) else {}

@@ -1,0 +1,425 @@
+"""The loop: draws groups, scores them, gives credit, updates, records; stage by stage, until the budget is spent.
+
+It knows no method, no padding and no device. All that it must remember is in ``Progress``, which a checkpoint holds;
+everything else is a function of that, of the seed and of the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from equipoise.budget import Ledger, amounts
+from equipoise.engine.batch import count
+from equipoise.errors import Diverged, VerifierFailure
+from equipoise.keys import Key
+from equipoise.protocols import Context, Engine, State
+from equipoise.recipe import Recipe, Stage, Stream
+from equipoise.record import checkpoint, rollouts
+from equipoise.record.folder import Folder
+from equipoise.record.metrics import describe
+from equipoise.types import FAILED, Cost, Group, Note
+
+Report = Callable[[Mapping[str, Any]], None]
+FAILED_SHARE = 0.01  # a run stops when more of its verdicts than this fail ...
+FAILED_LEAST = 3  # ... and at least so many have
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    stage: int = 0
+    entered: bool = False
+    begun: float = 0.0  # share of the budget spent when the stage began
+    stage_steps: int = 0
+    streams: list[State] = field(default_factory=list)
+    evaluated: int = 0
+    closed: bool = False
+    verdicts: int = 0
+    failed: int = 0
+    longest_s: float = 0.0
+
+
+@dataclass
+class Drawn:
+    """One stream's part of a step: what is used, what filters dropped, what it cost."""
+
+    stream: Stream
+    groups: list[Group]
+    dropped: list[Group]
+    short: bool  # the budget allowed none of the groups that were there to draw
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When and how to evaluate during training: at ``points`` shares of the budget, evenly from 0 to 1."""
+
+    points: int
+    bound: Cost
+    evaluate: Callable[[Key], dict[str, float]]
+
+    def due(self, done: int, fraction: float) -> bool:
+        if done >= self.points:
+            return False
+        return fraction >= (done / (self.points - 1) if self.points > 1 else 1.0)
+
+
+class Loop:
+    """One run of a recipe by an engine into a folder.
+
+    ``stop()`` is asked between steps; ``report`` hears of every step; ``evaluation`` None: none during training.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        engine: Engine,
+        ledger: Ledger,
+        folder: Folder,
+        seed: int,
+        *,
+        evaluation: Schedule | None = None,
+        report: Report = lambda event: None,
+        stop: Callable[[], bool] = lambda: False,
+        checkpoint_s: float = 60.0,
+    ) -> None:
+        self.recipe, self.engine, self.ledger, self.folder = recipe, engine, ledger, folder
+        self.key, self.evaluation, self.report, self.stop = Key((seed,)), evaluation, report, stop
+        self.checkpoint_s, self.saved_at = checkpoint_s, time.monotonic()
+        self.at = Progress()
+        self.stores: dict[str, list[Group]] = {}
+        self.tail = self._share(evaluation.bound) if evaluation and evaluation.points else 0.0
+
+    def _share(self, cost: Cost) -> float:
+        wanted = amounts(cost, self.ledger.prices)
+        return max((wanted[u] / limit for u, limit in self.ledger.budget.limits().items()), default=0.0)
+
+    # -- from start or checkpoint to the end ---------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint; what the record shows beyond it is taken back."""
+        path = checkpoint.newest(self.folder / "checkpoints")
+        state = checkpoint.read_state(path)
+        self.engine.load(path / "engine")
+        self.at = Progress(**state["progress"])
+        self.ledger.restore(state["ledger"])
+        self.folder.rewind(self.at.step)
+        names = {s.store for stage in self.recipe.stages for s in stage.streams if s.store}
+        self.stores = {name: rollouts.read(self.folder / "rollouts", name) for name in sorted(names)}
+
+    def save(self) -> None:
+        """Write a checkpoint of this instant."""
+        progress = asdict(self.at)
+        checkpoint.save(
+            self.folder / "checkpoints",
+            self.engine,
+            {"step": self.at.step, "progress": progress, "ledger": self.ledger.state()},
+        )
+        self.saved_at = time.monotonic()
+
+    def run(self) -> str:
+        """Train to the end; says why it ended: "budget spent", "sources dry", "steps done" or "interrupted"."""
+        reason = "budget spent"
+        if self.at.step == 0 and not self.at.entered:
+            if "policy:base" in self.recipe.needs or any(s.restart for s in self.recipe.stages):
+                self.engine.combine("base", {"current": 1.0})
+            self._evaluate({"step": 0}, {})
+            self.save()
+        while self.at.stage < len(self.recipe.stages):
+            if self.stop():
+                reason = "interrupted"
+                break
+            stage = self.recipe.stages[self.at.stage]
+            ended = self._advance(stage)
+            if ended is None:
+                if time.monotonic() - self.saved_at > self.checkpoint_s:
+                    self.save()
+                continue
+            reason, self.at.stage, self.at.entered = ended, self.at.stage + 1, False
+        if reason != "interrupted" and not self.at.closed:
+            self._close()
+        self.save()
+        return reason
+
+    def _advance(self, stage: Stage) -> str | None:
+        """One step of the stage; or why it has ended."""
+        self.ledger.ceiling = min(stage.until, 1.0 - self.tail)
+        if not self.at.entered:
+            self._enter(stage)
+        if stage.steps is not None and self.at.stage_steps >= stage.steps:
+            return "steps done"
+        if self._out_of_time():
+            return "budget spent"
+        started = time.monotonic()
+        ended = self._step(stage)
+        self.at.longest_s = max(self.at.longest_s, time.monotonic() - started)
+        return ended
+
+    def _out_of_time(self) -> bool:
+        limit = self.ledger.budget.seconds
+        return limit is not None and self.ledger.spent.seconds + 1.25 * self.at.longest_s > limit * self.ledger.ceiling
+
+    def _enter(self, stage: Stage) -> None:
+        # Weights are set even where they stay the same: that clears the optimiser, so a stage begins afresh.
+        self.engine.combine("current", {"base" if stage.restart else "current": 1.0})
+        if any(need.endswith(":start") for stream in stage.streams for need in stream.needs):
+            self.engine.combine("start", {"current": 1.0})
+        self.at.streams = [{"source": None, "signal": None, "credit": None} for _ in stage.streams]
+        self.at.entered, self.at.begun, self.at.stage_steps = True, self.ledger.fraction(), 0
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def _step(self, stage: Stage) -> str | None:
+        self.ledger.step = self.at.step + 1
+        before, clock = self.engine.spent(), _Clock()
+        fraction = self.ledger.fraction()
+        drawn = [self._draw(stage, i, clock) for i in range(len(stage.streams))]
+        sampled = self.engine.spent()
+        labels = Cost(labels=_sum(d.labels for d in drawn))
+        idle = [d for d in drawn if not d.groups and not d.dropped]
+        if idle:
+            self.ledger.settle({"unused": sampled - before} if sampled != before else {})
+            return "budget spent" if any(d.short for d in idle) else "sources dry"
+        self.at.step, self.at.stage_steps = self.at.step + 1, self.at.stage_steps + 1
+        lr = stage.lr.lr((fraction - self.at.begun) / max(self.ledger.ceiling - self.at.begun, 1e-9), self.engine.info)
+        learned, uses = self._learn(drawn, lr)
+        clock.lap("train")
+        self.ledger.settle({"sampling": sampled - before + labels, "training": self.engine.spent() - sampled})
+        self._record(stage, drawn, uses, {**learned, "lr": lr} if learned else {}, clock)
+        return None
+
+    def _draw(self, stage: Stage, i: int, clock: _Clock) -> Drawn:
+        stream, state = stage.streams[i], self.at.streams[i]
+        ctx = Context(
+            engine=self.engine,
+            key=self.key / self.at.stage / i,
+            ledger=self.ledger,
+            bound=lambda p, n, longest, sampled: self.engine.bound(p, n, longest, sampled, *passes(stream)),
+            step=self.at.step,
+            stores=self.stores,
+        )
+        groups, state["source"] = stream.source(ctx, [], state["source"])
+        clock.lap("generate")
+        if stream.signal is not None:
+            groups, state["signal"] = stream.signal(ctx, groups, state["signal"])
+        clock.lap("score")
+        self._count_failures([*groups, *ctx.dropped])
+        if stream.credit is not None and groups:
+            groups, state["credit"] = stream.credit(ctx, groups, state["credit"])
+        clock.lap("credit")
+        short = any(asked and not fits for asked, fits, _ in ctx.reserved)
+        return Drawn(stream, groups, ctx.dropped, short, _sum(cost.labels for _, _, cost in ctx.reserved))
+
+    def _count_failures(self, groups: Sequence[Group]) -> None:
+        statuses = [s.status for g in groups for s in g.scores]
+        self.at.verdicts += len(statuses)
+        self.at.failed += sum(s in FAILED for s in statuses)
+        if self.at.failed >= FAILED_LEAST and self.at.failed > FAILED_SHARE * self.at.verdicts:
+            example = next((s for g in groups for s in g.scores if s.status in FAILED), None)
+            raise VerifierFailure(
+                f"step {self.at.step + 1}: {self.at.failed} of {self.at.verdicts} verdicts failed (timeout or error), "
+                f"more than {FAILED_SHARE:.0%}; one of them: {example}. A failed verdict is no reward of 0, so the run "
+                "stops. Mend the verifier or raise its deadline, then resume."
+            )
+
+    def _learn(self, drawn: Sequence[Drawn], lr: float) -> tuple[dict[str, float], list[list[tuple[Group, str]]]]:
+        """All updates of a step. Returns the learner's metrics and each stream's groups with how they were used."""
+        plans = [self._plan(d) for d in drawn]
+        updates = max((len(plan) for plan in plans), default=0)
+        sums: dict[str, tuple[float, float]] = {}
+        norms: list[float] = []
+        for k in range(updates):
+            moved = False
+            for plan in plans:
+                if k < len(plan):
+                    moved |= plan[k].backward(self.engine, sums, self.at.step)
+            if moved:
+                norms.append(self._update(lr))
+        metrics = {name: total / n for name, (total, n) in sums.items() if n}
+        if norms:
+            metrics["grad_norm"] = float(np.mean(norms))
+        return metrics, [_uses(d, plan) for d, plan in zip(drawn, plans, strict=True)]
+
+    def _update(self, lr: float) -> float:
+        try:
+            return self.engine.step(lr)["grad_norm"]
+        except Diverged as e:
+            raise Diverged(f"step {self.at.step}: {e}. {KEPT}") from e
+
+    def _plan(self, d: Drawn) -> list[Minibatch]:
+        """The optimiser steps to make of a stream's groups: epochs x minibatches of whole groups."""
+        if d.stream.objective is None or not d.groups:
+            return []
+        updates = d.stream.updates
+        order = (self.key / "minibatches" / self.at.step).permutation(len(d.groups))
+        cuts = [sorted(part.tolist()) for part in np.array_split(order, updates.minibatches) if len(part)]
+        parts = [Minibatch(d.stream, [d.groups[i] for i in cut], cut) for cut in cuts]
+        for part in parts:
+            part.annotate(self.engine, old=updates.epochs * len(parts) > 1)
+        return parts * updates.epochs
+
+    # -- record ----------------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        stage: Stage,
+        drawn: Sequence[Drawn],
+        uses: list[list[tuple[Group, str]]],
+        learned: Mapping[str, float],
+        clock: _Clock,
+    ) -> None:
+        lines: list[dict[str, Any]] = []
+        first = 0
+        for i, (d, used) in enumerate(zip(drawn, uses, strict=True)):
+            if d.stream.store is not None:
+                self.stores.setdefault(d.stream.store, []).extend(d.groups)
+            lines += rollouts.rows(used, self.at.step, stage.name, i, d.stream.store, first)
+            first += len(used)
+        rollouts.write(self.folder / "rollouts", self.at.step, lines)
+        found = describe([g for used in uses for g, _ in used])
+        line = {"step": self.at.step, "stage": stage.name, **found, **learned}
+        clock.lap("record")
+        self._evaluate(line, clock.laps)
+
+    def _evaluate(self, line: dict[str, Any], laps: dict[str, float]) -> None:
+        """Evaluate if it is time and the budget allows; then write the step's line, before the next step begins."""
+        started, schedule, fraction = time.monotonic(), self.evaluation, self.ledger.fraction()
+        self.ledger.ceiling = 1.0 if fraction >= 1.0 - self.tail else 1.0 - self.tail
+        if schedule is not None and schedule.due(self.at.evaluated, fraction):
+            line |= self._evaluated(schedule)
+        self._write(line, {**laps, "evaluate": time.monotonic() - started})
+
+    def _write(self, line: dict[str, Any], laps: Mapping[str, float]) -> None:
+        spent = amounts(self.ledger.spent, self.ledger.prices)
+        line["fraction"] = self.ledger.fraction()
+        line |= {f"spent/{unit}": value for unit, value in spent.items() if unit != "seconds"}
+        timing = {"step": line["step"], "seconds": sum(laps.values()), **{f"{k}_s": v for k, v in laps.items()}}
+        self.folder.append("timings.jsonl", timing)
+        self.folder.append("metrics.jsonl", line)
+        self.report({"event": "step", **line, "seconds": timing["seconds"]})
+
+    def _evaluated(self, schedule: Schedule) -> dict[str, float]:
+        fits, _ = self.ledger.reserve([schedule.bound])
+        self.at.evaluated += 1
+        while schedule.due(self.at.evaluated, self.ledger.fraction()):
+            self.at.evaluated += 1  # one step may pass several points
+        if not fits:
+            return {}
+        before = self.engine.spent()
+        found = schedule.evaluate(self.key / "validation")
+        self.ledger.settle({"evaluation": self.engine.spent() - before})
+        return {f"eval/{name}": value for name, value in found.items()}
+
+    def _close(self) -> None:
+        """The evaluation at the end of training, out of the share kept back for it; a step of its own in the record."""
+        self.at.closed = True
+        if self.evaluation is None or not self.evaluation.points:
+            return
+        self.at.step += 1
+        self.ledger.step, self.ledger.ceiling = self.at.step, 1.0
+        started = time.monotonic()
+        line = {"step": self.at.step, "stage": "end", **self._evaluated(self.evaluation)}
+        self._write(line, {"evaluate": time.monotonic() - started})
+
+
+KEPT = "The last good checkpoint is kept; lower --lr and start again from it, or look at the rows named here."
+
+
+@dataclass
+class Minibatch:
+    """The groups of one optimiser step of a stream, with what the engine noted on them."""
+
+    stream: Stream
+    groups: list[Group]
+    index: list[int]  # of the groups, within the stream's step
+    ran: set[int] = field(default_factory=set)
+
+    def annotate(self, engine: Engine, old: bool) -> None:
+        """Note what the objective needs to know from before the update."""
+        assert self.stream.objective is not None
+        wanted = [("old", "current")] if old else []
+        wanted += [(n, n.removeprefix("logp:")) for n in sorted(self.stream.objective.needs) if n.startswith("logp:")]
+        for name, policy in wanted:
+            self.take(name, [notes["logp"] for notes in engine.outputs(self.groups, ["logp"], policy)], self.groups)
+
+    def take(self, name: str, values: Sequence[tuple[Any, ...]], on: Sequence[Group]) -> None:
+        """Put a token note on the groups ``on``, which are among ``self.groups``."""
+        noted = {id(g): replace(g, notes={**g.notes, name: Note("token", v)}) for g, v in zip(on, values, strict=True)}
+        self.groups = [noted.get(id(g), g) for g in self.groups]
+
+    def backward(self, engine: Engine, sums: dict[str, tuple[float, float]], step: int) -> bool:
+        """Add the gradient and the metrics' sums; whether there was anything with a gradient in it."""
+        objective = self.stream.objective
+        assert objective is not None
+        active = [k for k, g in enumerate(self.groups) if _trains(g) and not (objective.silent and _silent(g))]
+        if not active:
+            return False
+        groups = [self.groups[k] for k in active]
+        try:
+            metrics, notes = engine.backward(groups, objective, count(self.groups))
+        except Diverged as e:
+            raise Diverged(f"step {step}: {e}. {KEPT}") from e
+        for name, (total, n) in metrics.items():
+            had = sums.get(name, (0.0, 0.0))
+            sums[name] = (had[0] + total, had[1] + n)
+        if not self.ran:  # the learner's view before any update of this minibatch
+            self.take("logp", [note["logp"] for note in notes], groups)
+        self.ran |= set(active)
+        return True
+
+
+def _trains(group: Group) -> bool:
+    return any(r.trained.any() for r in group.responses)
+
+
+def _silent(group: Group) -> bool:
+    note = group.notes.get("advantage")
+    return note is None or not any(v.any() for v in note.values)
+
+
+def _uses(d: Drawn, plan: Sequence[Minibatch]) -> list[tuple[Group, str]]:
+    final: dict[int, tuple[Group, str]] = {}
+    for part in plan:
+        for k, (i, g) in enumerate(zip(part.index, part.groups, strict=True)):
+            final[i] = (g, "trained" if k in part.ran else "silent")
+    rest = "stored" if d.stream.store is not None else "silent"
+    kept = [final.get(i, (g, rest)) for i, g in enumerate(d.groups)]
+    return kept + [(g, "dropped") for g in d.dropped]
+
+
+def passes(stream: Stream) -> tuple[int, int]:
+    """Passes over a group's tokens (without gradient, with gradient) from being drawn to the last update."""
+    if stream.objective is None:
+        return 0, 0
+    asked = [n for n in stream.needs if n.startswith(("logp:", "policy:"))]
+    forward = len(asked) + any("head:" in n for p in stream.parts for n in p.needs) + (stream.updates.steps > 1)
+    # One pass more where the engine may need outputs of the whole batch, or of a group too large for a micro-batch.
+    return forward + (stream.objective.scope != "response"), stream.updates.epochs
+
+
+def _sum(labels: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for mine in labels:
+        for kind, n in mine.items():
+            total[kind] = total.get(kind, 0) + n
+    return total
+
+
+class _Clock:
+    """Seconds by purpose within a step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
+        self.last = now
