@@ -1,0 +1,288 @@
+"""From finished run directories to ``result.json``: arms with their metrics and spending, verdicts on every pair."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from equipoise.budget import show
+from equipoise.errors import RecordError, UnknownName
+from equipoise.evaluate.estimators import Floats, item_values
+from equipoise.evaluate.table import items_of_rows, read
+from equipoise.trial.statistics import Arm, Verdict, arm_mean, verdicts
+
+START = "start"
+LOWER_IS_BETTER = frozenset({"loss", "length", "truncated"})
+SHARES = re.compile(r"pass@|maj@|truncated|preference_accuracy")  # metrics that cannot leave [0, 1]
+
+
+@dataclass(frozen=True)
+class ArmRuns:
+    """The finished runs of an arm. The start model has one, and no seeds."""
+
+    name: str
+    seeds: tuple[int, ...]
+    folders: tuple[Path, ...]
+    finals: tuple[Mapping[str, Any], ...]
+    metrics: Mapping[str, Floats]  # name -> [seeds, items]; items in the order of ``items``
+    items: tuple[str, ...]
+
+    def arm(self, metric: str) -> Arm:
+        return Arm(self.name, self.metrics[metric], fixed=self.name == START)
+
+
+def run_folder(out: Path, arm: str, seed: int | None) -> Path:
+    """Where an arm's run with a seed lives; ``None`` for the start model."""
+    return out / START if seed is None else out / f"{arm}-s{seed}"
+
+
+def evaluation_path(folder: Path) -> Path:
+    """The final evaluation in a run directory, or in the start model's."""
+    name = "start" if folder.name == START else "test"
+    return folder / "evaluation" / f"{name}.parquet"
+
+
+def finished(folder: Path) -> bool:
+    """Whether a job ended and left what the trial needs of it."""
+    closed = (folder / "final.json").exists() or folder.name == START
+    return closed and evaluation_path(folder).exists()
+
+
+def load_arm(out: Path, name: str, seeds: Sequence[int | None], ks: Sequence[int]) -> ArmRuns | None:
+    """The finished runs among ``seeds`` ([None] for the start model); None when there are none.
+
+    ``ks``: of pass@k and maj@k; empty where replies were scored instead of samples.
+    """
+    pairs = [(s, folder) for s in seeds if finished(folder := run_folder(out, name, s))]
+    if not pairs:
+        return None
+    folders = tuple(folder for _, folder in pairs)
+    tables = [_metrics(evaluation_path(folder), ks) for folder in folders]
+    shared = sorted(set.intersection(*(set(items) for items, _ in tables)))
+    names = [metric for metric in tables[0][1] if all(metric in found for _, found in tables)]
+    stacked = {metric: np.stack([_pick(items, found[metric], shared) for items, found in tables]) for metric in names}
+    found_seeds = tuple(s for s, _ in pairs if s is not None)
+    return ArmRuns(name, found_seeds, folders, tuple(final_of(f) for f in folders), stacked, tuple(shared))
+
+
+def final_of(folder: Path) -> Mapping[str, Any]:
+    """A run's final.json; empty when there is none. Raises RecordError when it is damaged."""
+    path = folder / "final.json"
+    if not path.exists():
+        return {}
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is damaged: {error}. Delete it and resume the trial") from error
+    return found
+
+
+def _ks(folders: Sequence[Path]) -> list[int]:
+    """The k of every pass@k that the runs' own evaluations have; none where there is no verifier."""
+    metrics = {name for folder in folders for name in (final_of(folder).get("test") or {}).get("metrics", {})}
+    found = sorted(int(name[5:]) for name in metrics if re.fullmatch(r"pass@\d+", name))
+    return found or ([] if "loss" in metrics else [1])
+
+
+def _pick(items: Sequence[str], values: Floats, wanted: Sequence[str]) -> Floats:
+    at = {name: k for k, name in enumerate(items)}
+    return values[[at[name] for name in wanted]]
+
+
+def _metrics(path: Path, ks: Sequence[int]) -> tuple[list[str], dict[str, Floats]]:
+    """Item ids and metric -> [items], in that order."""
+    rows = read(path)
+    if not rows:
+        raise RecordError(f"{path} has no rows; delete {path.parents[1]} and resume the trial")
+    if not ks:
+        return _reply_metrics(rows)
+    items = items_of_rows(rows)
+    return [i.id for i in items], item_values(items, ks)
+
+
+def _reply_metrics(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, Floats]]:
+    """Held-out loss in nats per token over all items, as each item's part of it; and which reply is preferred.
+
+    A row's value is its reply's mean log-probability, the preferred reply is sample 0.
+    """
+    ordered = sorted(rows, key=lambda row: (row["item"], row["sample"]))
+    replies = {str(k): list(found) for k, found in groupby(ordered, key=lambda row: row["item"])}
+    nats = [[float(r["value"]) * int(r["length"]) for r in found] for found in replies.values()]
+    tokens = np.array([int(found[0]["length"]) for found in replies.values()], dtype=np.float64)
+    metrics = {"loss": -np.array([x[0] for x in nats]) / tokens.mean()}
+    if all(len(x) == 2 for x in nats):
+        metrics["preference_accuracy"] = np.array([float(a > b) + 0.5 * float(a == b) for a, b in nats])
+    return list(replies), metrics
+
+
+def conclude(
+    settings: Mapping[str, Any], out: Path, failed: Sequence[Mapping[str, Any]], metric: str | None = None
+) -> dict[str, Any]:
+    """The content of ``result.json``, from whatever runs have finished.
+
+    ``settings``: the trial's task, model, budget, arms (names) and seeds. ``metric``: what verdicts are about; by
+    default pass@1, or the reward where no response is ever right or all are, or loss where there is no verifier.
+    Raises UnknownName for a metric that the evaluations do not have, RecordError for damaged ones.
+    """
+    seeds: dict[str, list[int | None]] = {**{name: list(settings["seeds"]) for name in settings["arms"]}, START: [None]}
+    ks = _ks([run_folder(out, name, seed) for name, those in seeds.items() for seed in those])
+    loaded = [load_arm(out, name, those, ks) for name, those in seeds.items()]
+    arms = _same_items([arm for arm in loaded if arm is not None])
+    about = _primary(arms, metric)
+    decided = verdicts([a.arm(about) for a in arms], about, about not in LOWER_IS_BETTER) if len(arms) > 1 else []
+    return {
+        "task": settings["task"],
+        "model": settings["model"],
+        "budget": settings["budget"],
+        "arms": [_arm_summary(arm) for arm in arms],
+        "verdicts": [_verdict_json(v) for v in decided],
+        "failed": list(failed),
+    }
+
+
+def _same_items(arms: list[ArmRuns]) -> list[ArmRuns]:
+    """Every arm on the items that all of them have a verdict on."""
+    if not arms:
+        return []
+    shared = set.intersection(*(set(arm.items) for arm in arms))
+    if len(shared) < 2:
+        raise RecordError(f"the runs of {[a.name for a in arms]} share {len(shared)} held-out items; need at least 2")
+    kept = []
+    for arm in arms:
+        columns = [k for k, item in enumerate(arm.items) if item in shared]
+        metrics = {name: values[:, columns] for name, values in arm.metrics.items()}
+        kept.append(ArmRuns(arm.name, arm.seeds, arm.folders, arm.finals, metrics, tuple(sorted(shared))))
+    return _without_unknown(kept)
+
+
+def _without_unknown(arms: list[ArmRuns]) -> list[ArmRuns]:
+    """A metric is taken over the items that every run can estimate; one without two such items is left out."""
+    names = [name for name in arms[0].metrics if all(name in arm.metrics for arm in arms)]
+    known = {n: ~np.isnan(np.concatenate([arm.metrics[n] for arm in arms])).any(axis=0) for n in names}
+    return [
+        ArmRuns(
+            arm.name,
+            arm.seeds,
+            arm.folders,
+            arm.finals,
+            {n: arm.metrics[n][:, known[n]] for n in names if known[n].sum() >= 2},
+            arm.items,
+        )
+        for arm in arms
+    ]
+
+
+def _primary(arms: Sequence[ArmRuns], wanted: str | None) -> str:
+    if not arms:
+        return wanted or "pass@1"
+    known = arms[0].metrics
+    if wanted is not None:
+        if wanted not in known:
+            raise UnknownName("metric", wanted, known)
+        return wanted
+    if "pass@1" not in known:
+        return "preference_accuracy" if "preference_accuracy" in known else "loss"
+    every = np.concatenate([arm.metrics["pass@1"].ravel() for arm in arms])
+    rewards = np.concatenate([arm.metrics["reward"].ravel() for arm in arms])
+    return "reward" if np.ptp(every) == 0 and np.ptp(rewards) > 0 else "pass@1"
+
+
+def _arm_summary(arm: ArmRuns) -> dict[str, Any]:
+    return {
+        "method": arm.name,
+        "seeds": list(arm.seeds),
+        "metrics": {name: _metric_json(arm, name) for name in arm.metrics},
+        "spent": mean_spent(arm.finals),
+    }
+
+
+def _metric_json(arm: ArmRuns, name: str) -> dict[str, float | None]:
+    estimate = arm_mean(arm.arm(name), (0.0, 1.0) if SHARES.match(name) else (-np.inf, np.inf))
+    if estimate is None:
+        return {"value": float(arm.metrics[name].mean()), "low": None, "high": None}
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def mean_spent(finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a run of the arm spent, in every unit: the mean over its seeds."""
+    spent = [final["spent"] for final in finals if "spent" in final]
+    units = [unit for unit in (spent[0] if spent else {}) if all(_number(s.get(unit)) for s in spent)]
+    return {unit: float(np.mean([s[unit] for s in spent])) for unit in units}
+
+
+def _number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _verdict_json(v: Verdict) -> dict[str, Any]:
+    return {
+        "a": v.a,
+        "b": v.b,
+        "metric": v.metric,
+        "estimate": v.estimate,
+        "low": v.low,
+        "high": v.high,
+        "verdict": v.verdict,
+    }
+
+
+def print_result(result: Mapping[str, Any], console: Console) -> None:
+    """The arms and the verdicts as tables for a terminal."""
+    console.print(_arm_table(result))
+    if result["verdicts"]:
+        console.print(_verdict_table(result["verdicts"]))
+    for failure in result["failed"]:
+        seed = "" if failure.get("seed") is None else f" seed {failure['seed']}"
+        console.print(f"[red]failed[/red]  {escape(failure['method'])}{seed}: {escape(str(failure['reason']))}")
+
+
+def _arm_table(result: Mapping[str, Any]) -> Table:
+    about = result["verdicts"][0]["metric"] if result["verdicts"] else "pass@1"
+    names = [about, *(n for n in ("reward", "length") if n != about)]
+    units = [u for u in ("generated_tokens", "trained_tokens", "labels", "flops", "usd", "seconds") if _used(result, u)]
+    table = Table(title=f"{result['task']} on {result['model']}: held-out test, mean and 95% interval")
+    table.add_column("arm")
+    table.add_column("seeds", justify="right")
+    for name in (*names, *(u.replace("_", " ") for u in units)):
+        table.add_column(name, justify="right")
+    for arm in result["arms"]:
+        cells = [number(arm["metrics"].get(n)) for n in names]
+        spent = [show(arm["spent"][u]) if u in arm["spent"] else "–" for u in units]
+        table.add_row(escape(arm["method"]), str(len(arm["seeds"]) or "–"), *cells, *spent)
+    return table
+
+
+def _used(result: Mapping[str, Any], unit: str) -> bool:
+    return any(arm["spent"].get(unit) for arm in result["arms"])
+
+
+def number(metric: Mapping[str, float | None] | None) -> str:
+    """A value with its interval for people: 0.412 [0.380, 0.444]."""
+    if metric is None or metric["value"] is None:
+        return "n/a"
+    digits = 3 if abs(metric["value"]) < 10 else 1
+    if metric["low"] is None or metric["high"] is None:
+        return f"{metric['value']:.{digits}f}"
+    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+
+
+def _verdict_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"verdicts on {found[0]['metric']}, adjusted for {len(found)} pairs (Holm)")
+    table.add_column("pair")
+    table.add_column("difference", justify="right")
+    table.add_column("verdict")
+    for v in found:
+        cell = number({"value": v["estimate"], "low": v["low"], "high": v["high"]})
+        colour = "dim" if v["verdict"].startswith("cannot tell") else "bold"
+        table.add_row(escape(f"{v['a']} − {v['b']}"), cell, f"[{colour}]{escape(v['verdict'])}[/{colour}]")
+    return table
