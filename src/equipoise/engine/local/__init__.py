@@ -1,0 +1,143 @@
+"""The local engine: one process, one device, any Hugging Face causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from equipoise.engine.local import adaptation
+from equipoise.engine.local.engine import LocalEngine, Settings, describe, with_limits
+from equipoise.engine.local.network import Network
+from equipoise.engine.local.probe import probe
+from equipoise.engine.local.text import Text, end_tokens
+from equipoise.errors import ArgumentError, ModelError, UnknownName
+from equipoise.models import resolve
+from equipoise.models.loading import open_model, without_dropout
+
+__all__ = ["LocalEngine", "deterministic", "load", "wrap"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def deterministic(threads: int | None = None) -> None:
+    """Deterministic algorithms, and this many threads (results depend on their number)."""
+    torch.use_deterministic_algorithms(True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  # would fill every cache that is allocated ahead
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def load(model: str, *, device: str = "auto", dtype: str = "auto", **settings: Any) -> LocalEngine:
+    """Open a model by name (see ``equipoise.models.resolve``) and make an engine of it; settings as for ``wrap``.
+
+    ``dtype`` is of the matrix products; weights, gradients and optimiser stay float32. "auto": float32 on CPU and
+    MPS; bfloat16 on CUDA where supported. Raises ModelError, UnknownName, MissingExtra, ArgumentError.
+    """
+    source = resolve(model)
+    opened, tokenizer = open_model(source)
+    return wrap(opened, tokenizer, name=source.name, revision=source.revision, device=device, dtype=dtype, **settings)
+
+
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    *,
+    name: str,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    lora_rank: int | None = None,
+    seed: int = 0,
+    heads: Mapping[str, int] | None = None,
+    keep: Sequence[str] = (),
+    rows_tokens: int | None = None,
+    sampled_rows: int | None = None,
+    checkpointing: bool = False,
+    clip: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> LocalEngine:
+    """An engine of an open ``transformers`` model.
+
+    ``heads``: name -> columns of extra linear heads, 0 at the start. ``keep``: names for snapshots of the start.
+    ``rows_tokens``: tokens of a micro-batch; None: what keeps activations near 1.5 GB. ``sampled_rows``: responses
+    in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute activations in backward passes.
+    """
+    where = _device(device)
+    compute = _compute(dtype, where)
+    without_dropout(model)
+    model.to(device=where, dtype=torch.float64 if compute == torch.float64 else torch.float32).eval()
+    model.config.use_cache = False
+    context = _context(model)
+    exact = Network(model, where, next(model.parameters()).dtype)  # checked without rounding
+    probe(exact, name, context)
+    wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
+    exact.compute = compute
+    for parameter in model.parameters() if wrapper is None else ():
+        parameter.requires_grad_(True)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    info = describe(exact, name, revision, end_tokens(model, tokenizer), context)
+    info = with_limits(info, checkpointing, rows_tokens or _rows_tokens(exact, checkpointing))
+    extra = _heads(heads or {}, exact)
+    settings = Settings(info.row_tokens, sampled_rows, clip, betas, eps, weight_decay)
+    engine = LocalEngine(exact, wrapper, extra, info, Text(tokenizer, name, info.eos, context), settings)
+    for policy in keep:
+        engine.combine(policy, {"current": 1.0})
+    return engine
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UnknownName("device", name, ["auto", "cpu", "cuda", "mps"])
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not found:
+        raise ArgumentError(f"device {name!r} was asked for, and torch finds none here. Use --device auto or cpu.")
+    return torch.device(name)
+
+
+def _compute(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in _DTYPES:
+        raise UnknownName("dtype", name, ["auto", *_DTYPES])
+    return _DTYPES[name]
+
+
+def _context(model: Any) -> int:
+    """Longest sequence; with rotary scaling that changes with the sequence's length, the part before it changes."""
+    config = model.config.get_text_config()
+    longest = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [r for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type") in ("dynamic", "longrope")]
+    for kind in kinds:
+        longest = min(longest, int(kind.get("original_max_position_embeddings") or longest))
+    return longest
+
+
+def _rows_tokens(network: Network, checkpointing: bool) -> int:
+    """Tokens whose activations take about 1.5 GB: some 24 numbers per unit of width and layer (8 if recomputed)."""
+    layers = int(network.config.num_hidden_layers)
+    per_token = 4 * network.width * layers * (3 if checkpointing else 24)
+    return max(512, min(16384, (3 << 29) // per_token))
+
+
+def _heads(columns: Mapping[str, int], network: Network) -> nn.ModuleDict:
+    if columns and not network.splits:
+        raise ModelError("heads need the model's hidden states, and only its logits can be read here.")
+    dtype = torch.float64 if network.compute == torch.float64 else torch.float32
+    heads = nn.ModuleDict()
+    for name, size in columns.items():
+        head = nn.Linear(network.width, size)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        heads[name] = head.to(device=network.device, dtype=dtype)
+    return heads

@@ -1,0 +1,150 @@
+"""The model's tensors: hidden states of rows, log-probs from hidden states, and what the model was checked to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equipoise.engine.local.rows import Rows
+
+CHUNK = 1 << 24  # numbers of a chunk of logits
+
+
+class Unsupported(Exception):
+    """A property of a model that packing cannot honour; the message names it."""
+
+
+class Network:
+    """A causal language model, read as hidden states and an output head.
+
+    ``packs``: rows of several segments give the log-probs of single rows. ``caches``: so does decoding with a cache
+    of keys and values. ``splits``: the head on hidden states gives the model's logits. The three are found out at
+    load (``probe``); where one is False, ``reasons`` says why, and a slower way is taken.
+    """
+
+    def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self.compute = compute  # of the matmuls
+        self.config = model.config.get_text_config()
+        self.packs = self.caches = self.splits = True
+        self.reasons: dict[str, str] = {}
+        self.eager = model.config._attn_implementation == "eager"
+        types = getattr(self.config, "layer_types", None)
+        self.kinds: tuple[str, ...] = tuple(sorted(set(types))) if types else ()  # () : one mask for all layers
+        slides = getattr(self.config, "use_sliding_window", True)
+        self.window: int | None = (getattr(self.config, "sliding_window", None) or None) if slides else None
+
+    @property
+    def body(self) -> nn.Module:
+        return cast(nn.Module, self.model.base_model)
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Matrix products in ``compute``; weights stay as they are."""
+        if self.compute == next(self.model.parameters()).dtype:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.compute, cache_enabled=torch.is_grad_enabled())
+
+    def hidden(self, rows: Rows) -> Tensor:
+        """What ``logprobs`` and heads read: [B * L, D] (or the logits, where the head cannot be split off)."""
+        ids = torch.from_numpy(rows.ids).to(self.device)
+        if rows.layout == "plain":
+            return self.run(ids).flatten(0, 1)
+        position = torch.from_numpy(rows.position).to(self.device)
+        segment = torch.from_numpy(rows.segment).to(self.device)
+        parent = torch.from_numpy(rows.parent).to(self.device)
+        own = segment[:, None, :] == segment[:, :, None]
+        visible = (own | (segment[:, None, :] == parent[:, :, None])) & (position[:, None, :] <= position[:, :, None])
+        return self.run(ids, self.masks(visible, position, position), position).flatten(0, 1)
+
+    def masks(self, visible: Tensor, query: Tensor, key: Tensor) -> Any:
+        """``visible [B, Q, K]`` bool, with positions ``query [B, Q]`` and ``key [B, K]``, as the model takes it."""
+        if not self.kinds:
+            return self._dress(visible if self.window is None else self._slide(visible, query, key))
+        masks = {}
+        for kind in self.kinds:
+            if kind == "full_attention":
+                masks[kind] = self._dress(visible)
+            elif kind == "sliding_attention" and self.window is not None:
+                masks[kind] = self._dress(self._slide(visible, query, key))
+            else:
+                raise Unsupported(f"layers of type {kind!r}")
+        return masks
+
+    def _slide(self, visible: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        assert self.window is not None
+        return visible & (key[:, None, :] > query[:, :, None] - self.window)
+
+    def _dress(self, visible: Tensor) -> Tensor:
+        """[B, 1, Q, K], additive where attention is eager."""
+        mask = visible[:, None]
+        if not self.eager:
+            return mask
+        dtype = self.compute if self.compute != torch.float64 else torch.float64
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+    def run(self, ids: Tensor, mask: Any = None, position: Tensor | None = None, cache: Any = None) -> Tensor:
+        """One forward pass: [B, L, D]."""
+        keywords: dict[str, Any] = {"use_cache": cache is not None}
+        if mask is not None:
+            keywords |= {"attention_mask": mask, "position_ids": position}
+        if cache is not None:
+            keywords["past_key_values"] = cache
+        with self.autocast():
+            if self.splits:
+                return cast(Tensor, self.body(input_ids=ids, **keywords).last_hidden_state)
+            return cast(Tensor, self.model(input_ids=ids, **keywords).logits)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[T, D] -> [T, V] in float32 (float64 stays)."""
+        if self.splits:
+            with self.autocast():
+                hidden = self.model.get_output_embeddings()(hidden)
+        z = hidden if hidden.dtype == torch.float64 else hidden.float()
+        return self._scale(z) if self.splits else z
+
+    def _scale(self, z: Tensor) -> Tensor:
+        """What some models do to logits after the head (Granite, Cohere, Gemma)."""
+        if (divisor := getattr(self.config, "logits_scaling", None)) is not None:
+            z = z / divisor
+        if (factor := getattr(self.config, "logit_scale", None)) is not None:
+            z = z * factor
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
+            z = cap * torch.tanh(z / cap)
+        return z
+
+    def logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor, entropy: bool) -> Mapping[str, Tensor]:
+        """``hidden [T, D]``, ``target [T]``, ``temperature [T]`` -> "logp" [T] and, if asked, "entropy" [T], nats.
+
+        In chunks, recomputed in the backward pass: [T, V] is never held.
+        """
+        size = max(16, CHUNK // self.vocabulary)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, max(len(target), 1), size):
+            span = slice(start, start + size)
+            args = (hidden[span], target[span], temperature[span], entropy)
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(self._chunk, *args, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(self._chunk(*args))
+        out = {"logp": torch.cat([p[0] for p in parts])}
+        return out | ({"entropy": torch.cat([p[1] for p in parts])} if entropy else {})
+
+    def _chunk(self, hidden: Tensor, target: Tensor, temperature: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+        z = self.logits(hidden) / temperature[:, None]
+        total = z.logsumexp(-1)
+        logp = z.gather(1, target[:, None])[:, 0] - total
+        return logp, total - (z.softmax(-1) * z).sum(-1) if entropy else logp.detach()
