@@ -22,6 +22,7 @@ from equipoise.evaluate.table import items_of_rows, read
 from equipoise.trial.statistics import Arm, Verdict, arm_mean, verdicts
 
 START = "start"
+INTERRUPTED = "interrupted"  # why a run stopped that is to be gone on with
 LOWER_IS_BETTER = frozenset({"loss", "length", "truncated"})
 SHARES = re.compile(r"pass@|maj@|truncated|preference_accuracy")  # metrics that cannot leave [0, 1]
 
@@ -54,8 +55,9 @@ def evaluation_path(folder: Path) -> Path:
 
 def finished(folder: Path) -> bool:
     """Whether a job ended and left what the trial needs of it."""
-    closed = (folder / "final.json").exists() or folder.name == START
-    return closed and evaluation_path(folder).exists()
+    if folder.name != START and final_of(folder).get("stopped", INTERRUPTED) == INTERRUPTED:
+        return False
+    return evaluation_path(folder).exists()
 
 
 def load_arm(out: Path, name: str, seeds: Sequence[int | None], ks: Sequence[int]) -> ArmRuns | None:

@@ -203,8 +203,12 @@ def _cores() -> int:
 
 
 def _checked(event: Event, jobs: Mapping[str, Job]) -> Event:
-    """A job that says it is done and has left no result was stopped or is broken."""
-    if event.status != "done" or finished(jobs[event.job].out):
+    """What a job left decides: "done" without a result is a failure, an interrupted one may have finished."""
+    if event.status not in ("done", "interrupted"):
+        return event
+    if finished(jobs[event.job].out):
+        return Event(event.job, status="done")
+    if event.status == "interrupted":
         return event
     return Event(event.job, status="failed", reason=f"it ended without a final result in {jobs[event.job].out}")
 

@@ -43,6 +43,7 @@ from equipoise.errors import ArgumentError
 from equipoise.types import Estimate
 
 Floats = NDArray[np.float64]
+Count = int | NDArray[np.integer]
 
 ALPHA = 0.05
 CAUTION = 0.4  # chi-squared quantile behind the cautious seed variance; 0.5 covers 93.0% at worst, 0.4 93.2%
@@ -84,11 +85,11 @@ class Parts:
         return _satterthwaite(terms, least=min((n - 1 for _, _, n in self.seeds), default=self.m - 1))
 
 
-def _satterthwaite(terms: Sequence[tuple[Floats, int]], least: int) -> Floats:
+def _satterthwaite(terms: Sequence[tuple[Floats, Count]], least: Count) -> Floats:
     """Degrees of freedom of a sum of independent mean squares (value, degrees of freedom), at least ``least``."""
     total = np.asarray(sum(x for x, _ in terms), dtype=np.float64)
     squares = np.asarray(sum(np.square(x) / f for x, f in terms), dtype=np.float64)
-    ratio = np.divide(np.square(total), squares, out=np.full_like(total, float(least)), where=squares > 0)
+    ratio = np.divide(np.square(total), squares, out=np.zeros_like(total), where=squares > 0)
     return np.maximum(ratio, least)
 
 
@@ -226,15 +227,13 @@ def seeds_needed(parts: Parts, level: float) -> int | None:
     the variance parts as estimated: |d| >= (t_level + t_power) sqrt(V). A forecast from few seeds, hence "about".
     """
     now = max((n for _, _, n in parts.seeds), default=0)
-    fixed = max(float(parts.items - parts.residual), 0.0)
     if now == 0:
         return None
-    for n in range(now + 1, now + MOST_SEEDS + 1):
-        # one seed's variance, noise included, is A * seeds; it is spread over n
-        drawn = [max(float(a), float(e)) * old / n for a, e, old in parts.seeds]
-        terms = [(np.float64(a), n - 1) for a in drawn] + [(np.float64(fixed), parts.m - 1)]
-        freedom = float(_satterthwaite([(np.asarray(x), f) for x, f in terms], n - 1))
-        reach = float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(POWER, freedom))
-        if abs(float(parts.estimate)) >= reach * np.sqrt(sum(drawn) + fixed):
-            return n - now
-    return None
+    n = np.arange(now + 1, now + MOST_SEEDS + 1)
+    # one seed's variance, noise included, is A * seeds; it is spread over n
+    drawn = [max(float(a), float(e)) * old / n for a, e, old in parts.seeds]
+    fixed = np.full(len(n), max(float(parts.items - parts.residual), 0.0))
+    freedom = _satterthwaite([*((a, n - 1) for a in drawn), (fixed, parts.m - 1)], n - 1)
+    reach = stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(POWER, freedom)
+    enough = abs(float(parts.estimate)) >= reach * np.sqrt(sum(drawn) + fixed)
+    return int(n[enough][0]) - now if enough.any() else None

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -153,7 +153,12 @@ def _interrupt(crew: list[Worker], on_event: Callable[[Event], None], grace_s: f
                 os.kill(worker.process.pid, signal.SIGINT)
     with suppress(KeyboardInterrupt):
         while any(w.job for w in crew) and time.monotonic() < deadline:
-            _listen(crew, on_event, silence_s=float("inf"))
+            _listen(crew, lambda event: on_event(_as_interrupted(event)), silence_s=float("inf"))
+
+
+def _as_interrupted(event: Event) -> Event:
+    """A job that returns after Ctrl-C need not have finished; whoever listens looks at what it left."""
+    return replace(event, status="interrupted") if event.status == "done" else event
 
 
 def _release(crew: list[Worker]) -> None:
