@@ -15,18 +15,17 @@ import numpy as np
 
 from equipoise.budget import Ledger, amounts
 from equipoise.engine.batch import count
-from equipoise.errors import Diverged, VerifierFailure
+from equipoise.errors import Diverged
 from equipoise.keys import Key
 from equipoise.protocols import Context, Engine, State
 from equipoise.recipe import Recipe, Stage, Stream
 from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.metrics import describe
-from equipoise.types import FAILED, Cost, Group, Note
+from equipoise.types import Cost, Group, Note
+from equipoise.verify import check_failures, failed
 
 Report = Callable[[Mapping[str, Any]], None]
-FAILED_SHARE = 0.01  # a run stops when more of its verdicts than this fail ...
-FAILED_LEAST = 3  # ... and at least so many have
 
 
 @dataclass
@@ -218,16 +217,11 @@ class Loop:
         return Drawn(stream, groups, ctx.dropped, short, _sum(cost.labels for _, _, cost in ctx.reserved))
 
     def _count_failures(self, groups: Sequence[Group]) -> None:
-        statuses = [s.status for g in groups for s in g.scores]
-        self.at.verdicts += len(statuses)
-        self.at.failed += sum(s in FAILED for s in statuses)
-        if self.at.failed >= FAILED_LEAST and self.at.failed > FAILED_SHARE * self.at.verdicts:
-            example = next((s for g in groups for s in g.scores if s.status in FAILED), None)
-            raise VerifierFailure(
-                f"step {self.at.step + 1}: {self.at.failed} of {self.at.verdicts} verdicts failed (timeout or error), "
-                f"more than {FAILED_SHARE:.0%}; one of them: {example}. A failed verdict is no reward of 0, so the run "
-                "stops. Mend the verifier or raise its deadline, then resume."
-            )
+        scores = [s for g in groups for s in g.scores]
+        failures = failed(scores)
+        self.at.verdicts += len(scores)
+        self.at.failed += len(failures)
+        check_failures(self.at.verdicts, self.at.failed, messages=[s.message for s in failures])
 
     def _learn(self, drawn: Sequence[Drawn], lr: float) -> tuple[dict[str, float], list[list[tuple[Group, str]]]]:
         """All updates of a step. Returns the learner's metrics and each stream's groups with how they were used."""

@@ -1,0 +1,191 @@
+"""Flags made from what they set: a recipe's arguments, a task's knobs, the fields of a budget.
+
+Every flag is one leaf of a flat record, named with dots (``--budget.flops``); tyro parses, checks and explains it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import tyro
+
+from equipoise import recipes, tasks
+from equipoise.budget import UNITS, Budget, Prices, flag
+from equipoise.errors import ArgumentError
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+
+
+def number(text: str) -> float:
+    """1234, 1e5, 100k, 2.5M, 1_000. Raises ValueError."""
+    plain = text.strip().lower().replace("_", "").replace(",", "")
+    scale = _SUFFIXES.get(plain[-1:])
+    return float(plain[:-1]) * scale if scale else float(plain)
+
+
+def whole(text: str) -> int:
+    """As ``number``, but only whole ones. Raises ValueError."""
+    value = number(text)
+    if value != int(value):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+Int = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda args: whole(args[0]),
+        is_instance=lambda x: isinstance(x, int),
+        str_from_instance=lambda x: [str(x)],
+    ),
+]
+Float = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda args: number(args[0]),
+        is_instance=lambda x: isinstance(x, int | float),
+        str_from_instance=lambda x: [f"{x:g}"],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: its dotted name without dashes, type, default (``inspect.Parameter.empty``: required) and help."""
+
+    name: str
+    type: Any
+    default: Any = inspect.Parameter.empty
+    help: str = ""
+    positional: bool = False
+
+    @property
+    def attribute(self) -> str:
+        return re.sub(r"\W", "__", self.name)
+
+
+def parse(prog: str, description: str, flags: Sequence[Flag], args: Sequence[str]) -> dict[str, Any]:
+    """Values by flag name. Prints help or what is wrong and exits, as command lines do."""
+    entries: list[Any] = []
+    for f in sorted(flags, key=lambda f: f.default is not inspect.Parameter.empty):
+        marks = [tyro.conf.Positional] if f.positional else []
+        label = tyro.conf.arg(name=f.name, help=f.help or None, help_behavior_hint=_hint(f))
+        kind = Annotated[(_friendly(f.type), label, *marks)]
+        if f.default is inspect.Parameter.empty:
+            entries.append((f.attribute, kind))
+        else:
+            entries.append((f.attribute, kind, field(default=f.default)))
+    record = make_dataclass("Options", entries)
+    made: Any = tyro.cli(record, prog=prog, description=description, args=list(args))
+    return {f.name: getattr(made, f.attribute) for f in flags}
+
+
+def _hint(f: Flag) -> str:
+    if f.default is inspect.Parameter.empty:
+        return "(required)"
+    return "" if f.default in (None, ()) else f"(default: {f.default})"
+
+
+def _friendly(kind: Any) -> Any:
+    """Whole numbers and floats that also accept 1e5 and 100k, anywhere in a type."""
+    if kind is int:
+        return Int
+    if kind is float:
+        return Float
+    if get_origin(kind) in (Union, types.UnionType):
+        return Union[tuple(_friendly(a) for a in get_args(kind))]  # noqa: UP007 - built at run time
+    return kind
+
+
+def described(function: Any, names: Sequence[str]) -> dict[str, str]:
+    """Help for a function's arguments from its docstring: ``a: text. b, c: text.``"""
+    text = " ".join((inspect.getdoc(function) or "").split())
+    found: dict[str, str] = {}
+    known = "|".join(map(re.escape, names))
+    parts = re.split(rf"(?:^|(?<=[\s.]))((?:{known})(?:, (?:{known}))*): ", text) if names else [""]
+    for heads, body in zip(parts[1::2], parts[2::2], strict=True):
+        found |= {name: body.strip().rstrip(".") for name in heads.split(", ")}
+    return found
+
+
+def of_parameters(prefix: str, parameters: Mapping[str, inspect.Parameter], help: Mapping[str, str]) -> list[Flag]:
+    """A flag for each parameter of a function."""
+    return [
+        Flag(
+            prefix + flag(p.name),
+            str if p.annotation is p.empty else p.annotation,
+            p.default,
+            help.get(p.name, ""),
+        )
+        for p in parameters.values()
+    ]
+
+
+def of_method(name: str, prefix: str = "") -> list[Flag]:
+    """The arguments of a recipe."""
+    method = recipes.method(name)
+    return of_parameters(prefix, method.arguments, described(method.build, list(method.arguments)))
+
+
+def of_task(args: Sequence[str]) -> list[Flag]:
+    """The knobs of the task that ``args`` name with --task, as --task.<knob>; none when none is named."""
+    name = value_of("task", args)
+    return [] if name is None else of_parameters("task.", tasks.signature(name), {})
+
+
+def value_of(name: str, args: Sequence[str]) -> str | None:
+    """The value of ``--name`` in raw arguments."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"--{name}="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+_UNIT_HELP = {
+    "generated_tokens": "sampled tokens, the end token included",
+    "trained_tokens": "tokens with a loss, once per pass",
+    "flops": "2 per parameter and token forward, 6 with backward",
+    "usd": "money, by --prices",
+    "labels": "demonstrations, preferences and ratings shown",
+    "seconds": "wall clock; not bit-reproducible",
+}
+
+
+def of_budget() -> list[Flag]:
+    """--budget.<unit> and --prices.<thing>."""
+    units = [
+        Flag(f"budget.{flag(u)}", (float if u in ("flops", "usd", "seconds") else int) | None, None, _UNIT_HELP[u])
+        for u in UNITS
+    ]
+    return units + [Flag(f"prices.{flag(f.name)}", float, f.default, "USD each") for f in fields(Prices)]
+
+
+def under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values of flags that begin with ``prefix.``, by the rest of their names as Python spells them."""
+    start = prefix + "."
+    return {k.removeprefix(start).replace("-", "_"): v for k, v in values.items() if k.startswith(start)}
+
+
+def budget(values: Mapping[str, Any]) -> Budget:
+    """The budget that the flags name."""
+    return Budget(**under(values, "budget"))
+
+
+def prices(values: Mapping[str, Any]) -> Prices:
+    """The prices that the flags name. Raises ArgumentError for a negative one."""
+    found = under(values, "prices")
+    for name, price in found.items():
+        if price < 0:
+            raise ArgumentError(f"--prices.{flag(name)} is {price}; a price cannot be negative")
+    return Prices(**found)

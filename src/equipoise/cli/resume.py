@@ -1,0 +1,47 @@
+"""equipoise resume DIR: go on with a run, or a trial."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from equipoise.cli import options
+from equipoise.cli.options import Flag
+
+
+def main(args: Sequence[str]) -> int:
+    flags = [
+        Flag("dir", str, help="a run directory, or a trial's", positional=True),
+        Flag("jobs", int, 2, "of a trial: processes"),
+        Flag("allow", tuple[str, ...], (), "'world': go on under other threads or versions than before"),
+    ]
+    v = options.parse("equipoise resume", "Go on from the last checkpoint; finished parts are skipped.", flags, args)
+    folder = Path(v["dir"])
+    from equipoise.trial.runner import is_trial, resume
+
+    if is_trial(folder):
+        resume(folder, v["jobs"])
+        return conclude(folder)
+    from equipoise.cli import show
+    from equipoise.run.job import run_job, saved
+
+    s = saved(folder)
+    s = replace(s, allow=(*s.allow, *v["allow"]))
+    if (folder / "final.json").exists():
+        print(f"{folder} is finished.")
+    else:
+        with show.Board(sys.stderr) as board:
+            run_job(s.json(), folder, board.hear)
+    show.outcome(folder)
+    return 0
+
+
+def conclude(folder: Path) -> int:
+    """Write a trial's report and say where it is."""
+    from equipoise.report import report_trial
+
+    if (folder / "result.json").exists():
+        print(f"report: {report_trial(folder)}")
+    return 0

@@ -1,0 +1,39 @@
+"""equipoise tasks [WORDS] [--json]: what there is to train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from equipoise.cli import options
+from equipoise.cli.options import Flag
+from equipoise.tasks import catalog
+
+
+def main(args: Sequence[str]) -> int:
+    flags = [
+        Flag("words", tuple[str, ...], (), "show only tasks that mention all of these", positional=True),
+        Flag("json", bool, False, "print JSON"),
+    ]
+    v = options.parse("equipoise tasks", "List the tasks.", flags, args)
+    rows: list[dict[str, Any]] = [
+        {"name": e.name, "title": e.title, "summary": e.summary, "knobs": _plain(e.knobs)} for e in catalog()
+    ]
+    rows = [r for r in rows if all(w.lower() in json.dumps(r).lower() for w in v["words"])]
+    if v["json"]:
+        print(json.dumps(rows, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "what it asks", "knobs (--task.<knob>)")
+    for r in rows:
+        knobs = ", ".join(f"{k}={x}" for k, x in dict(r["knobs"]).items())
+        table.add_row(str(r["name"]), f"{r['title']}. {r['summary']}", knobs)
+    Console().print(table)
+    return 0
+
+
+def _plain(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: x if isinstance(x, (int, float, str, bool, type(None))) else str(x) for k, x in knobs.items()}

@@ -1,0 +1,399 @@
+"""A run put together from its settings: prepared, checked, trained, tested, reported. A trial's workers call it too."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from equipoise import recipes, tasks
+from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
+from equipoise.errors import BudgetError, RecordError
+from equipoise.keys import Key
+from equipoise.parts.signals import judge
+from equipoise.protocols import Engine
+from equipoise.recipe import Recipe, Stream
+from equipoise.record import rollouts
+from equipoise.record.folder import Folder
+from equipoise.record.trackers import open_tracker
+from equipoise.run import preflight
+from equipoise.run.loop import Loop, Report, Schedule, passes
+from equipoise.run.settings import Settings, settings
+from equipoise.types import Cost, Task
+
+EVAL_SHARE = 0.25  # of the budget, the most that scheduled evaluation takes unless told otherwise
+EVAL_POINTS = 5
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step."""
+
+    settings: Settings
+    task: Task
+    engine: Engine
+    recipe: Recipe
+    budget: Budget
+    points: int  # of scheduled evaluation
+    evaluation: Cost  # most that one of them can cost
+
+
+# -- preparation ---------------------------------------------------------------------------------------------------
+
+
+def prepare(s: Settings) -> Prepared:
+    """Load task and model, build the recipe, settle the budget. Raises what is wrong with any of them."""
+    from equipoise.engine.local import deterministic, load
+
+    recipes.method(s.method)  # a misspelt method is told before anything slow happens
+    deterministic(s.threads)
+    task = tasks.load(s.task, **s.knobs)
+    recipe = recipes.build(s.method, task, **s.arguments)
+    budget = s.budget if s.budget.limits() else recipe.budget
+    _spendable(recipe, budget)
+    heads = {n.removeprefix("head:"): 1 for n in sorted(recipe.needs) if n.startswith("head:")}
+    engine = load(s.model, device=s.device, dtype=s.dtype, lora_rank=s.lora_rank, seed=s.seed, heads=heads)
+    task = fitted(task, engine, s)
+    evaluation = evaluation_bound(engine, task, s)
+    points = _points(s, budget, evaluation)
+    _affordable(recipe, task, engine, budget, s)
+    return Prepared(s, task, engine, recipe, budget, points, evaluation)
+
+
+def fitted(task: Task, engine: Engine, s: Settings) -> Task:
+    """A task on the user's own data, held against the model's context: over-long rows refused, dropped or cut."""
+    if not s.task.startswith("file:"):
+        return task
+    from equipoise.tasks.file import fit
+
+    return fit(task, engine.encode, engine.info.context, str(s.knobs.get("long", "refuse")))
+
+
+def _spendable(recipe: Recipe, budget: Budget) -> None:
+    for unit in budget.limits():
+        if unit not in recipe.spends:
+            can = ", ".join(f"--budget.{flag(u)}" for u in sorted(recipe.spends))
+            raise BudgetError(
+                f"{recipe.name} spends no {unit.replace('_', ' ')}, so --budget.{flag(unit)} would never end it. "
+                f"It can be limited by {can}."
+            )
+
+
+def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
+    """The most that one scheduled evaluation can cost."""
+    prompts = [engine.encode(p) for p in task.splits["validation"][: s.eval.items]]
+    n, longest, drawn = (s.eval.samples, task.max_new_tokens, True) if task.verify else (2, task.max_new_tokens, False)
+    return sum((engine.bound(len(p.ids or ()), n, longest, drawn, int(not drawn), 0) for p in prompts), Cost())
+
+
+def _points(s: Settings, budget: Budget, evaluation: Cost) -> int:
+    """How often to evaluate. Raises BudgetError when what was asked for cannot be paid."""
+    wanted = amounts(evaluation, s.prices)
+    share = max((wanted[u] / limit for u, limit in budget.limits().items()), default=0.0)
+    if s.eval.points is None:
+        fitting = EVAL_POINTS if share == 0 else min(EVAL_POINTS, int(EVAL_SHARE / share))
+        return fitting if fitting != 1 else 1
+    if s.eval.points * share > 0.9:
+        raise BudgetError(
+            f"{s.eval.points} evaluations of {s.eval.items} items x {s.eval.samples} samples may take "
+            f"{s.eval.points * share:.0%} of the budget ({budget}). Lower --eval.points, --eval.items or "
+            "--eval.samples, or raise the budget."
+        )
+    return s.eval.points
+
+
+def _affordable(recipe: Recipe, task: Task, engine: Engine, budget: Budget, s: Settings) -> None:
+    """Raises BudgetError when not even one group of some stage fits that stage's part of the budget."""
+    begun = 0.0
+    for stage in recipe.stages:
+        smallest = sum((smallest_step(stream, task, engine) for stream in stage.streams), Cost())
+        need = amounts(smallest, s.prices)
+        for unit, limit in budget.limits().items():
+            if need[unit] > limit * (stage.until - begun):
+                raise BudgetError(
+                    f"--budget.{flag(unit)} {show(limit)} is below the smallest step of {recipe.name}, stage "
+                    f"{stage.name}, which may cost {show(need[unit])} {unit.replace('_', ' ')} and has "
+                    f"{stage.until - begun:.0%} of the budget; expected at least "
+                    f"{show(need[unit] / (stage.until - begun))}."
+                )
+        begun = stage.until
+
+
+def smallest_step(stream: Stream, task: Task, engine: Engine) -> Cost:
+    """The most that a step of a single group can cost."""
+    prompt = engine.encode(task.splits["train"][0])
+    samples, labels = stream.source.sizes.get("samples", 0), "labels" in stream.source.spends
+    n = samples or (2 if stream.objective and stream.objective.scope == "group" else 1)
+    longest = stream.source.sizes.get("tokens", task.max_new_tokens if samples else 1)
+    label = Cost(labels={"demonstration": 1}) if labels else Cost()
+    return engine.bound(len(prompt.ids or ()), n, longest, bool(samples), *passes(stream)) + label
+
+
+# -- a run -----------------------------------------------------------------------------------------------------------
+
+
+def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
+    """Train (or go on), test, write ``final.json``. ``spec``: ``Settings.json()``, or {"kind": "start", ...} for the
+    start model's test alone. ``report`` hears {"event": "say" | "step" | "test", ...}."""
+    only_start = spec.get("kind") == "start"
+    s = settings({k: v for k, v in spec.items() if k != "kind"})
+    folder = Folder(out)
+    with folder.locked(), ExitStack() as stack:
+        fresh = not (folder / "run.toml").exists()
+        if fresh:
+            folder.create()
+        if folder.finished:
+            return
+        prepared = prepare(s)
+        if prepared.task.close is not None:
+            stack.callback(prepared.task.close)
+        if fresh:
+            folder.write_toml("run.toml", s.json() | {"resolved": resolved(prepared)})
+        elif not only_start:
+            _same_world(folder, prepared)
+        if only_start:
+            _finish(prepared, folder, "not trained", Ledger(prepared.budget), report, start=False)
+        else:
+            _train(prepared, folder, report, stack)
+
+
+def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> None:
+    s = p.settings
+    if s.test.start and not (folder / "evaluation" / "start.json").exists():
+        report({"event": "say", "text": "testing the start model"})
+        _test(p, folder, "start", report)
+    ledger = Ledger(p.budget, s.prices, stack.enter_context((folder / "ledger.jsonl").open("a")))
+    track = open_tracker(s.track, folder.path.name, folder.path, s.json())
+    stop = stack.enter_context(interruptible(report))
+
+    def heard(event: Mapping[str, Any]) -> None:
+        report(event)
+        numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and k not in ("event", "step")}
+        track(numbers, int(event["step"]))
+
+    schedule = Schedule(p.points, p.evaluation, lambda key: _validate(p, key)) if p.points else None
+    loop = Loop(
+        p.recipe,
+        p.engine,
+        ledger,
+        folder,
+        s.seed,
+        evaluation=schedule,
+        report=heard,
+        stop=stop,
+        checkpoint_s=s.checkpoint_s,
+    )
+    if any((folder / "checkpoints").glob("step-*[0-9]")):
+        loop.restore()
+        ledger.book_lost(journalled(folder / "ledger.jsonl")[0])
+        report({"event": "say", "text": f"going on from step {loop.at.step}"})
+        ledger.start_clock()
+    else:
+        folder.rewind(-1)
+        ledger.book_lost(journalled(folder / "ledger.jsonl")[0])
+        ledger.start_clock()
+        _preflight(p, folder, ledger, report)
+    reason = loop.run()
+    ledger.stop_clock()
+    folder.write_json("spent.json", ledger.report())
+    if reason == "interrupted":
+        _report(folder)
+        report(
+            {"event": "say", "text": f"stopped after step {loop.at.step}; go on with: equipoise resume {folder.path}"}
+        )
+        return
+    _finish(p, folder, reason, ledger, report, start=s.test.start)
+
+
+def _preflight(p: Prepared, folder: Folder, ledger: Ledger, report: Report) -> None:
+    if not p.settings.preflight:
+        return
+    report({"event": "say", "text": f"preflight on {preflight.PROMPTS} prompts"})
+    bounds = preflight.bounds(p.recipe, p.task, p.engine)
+    if ledger.reserve(bounds)[0] < len(bounds):
+        ledger.settle({})
+        raise BudgetError(
+            f"the budget ({p.budget}) does not pay for the preflight on {preflight.PROMPTS} prompts. Raise it, or "
+            "leave the preflight out with --no-preflight."
+        )
+    before = p.engine.spent()
+    groups, faults = preflight.preflight(
+        p.recipe, p.task, p.engine, Key((p.settings.seed,)), lambda groups: judge(p.task, groups)
+    )
+    ledger.settle({"preflight": p.engine.spent() - before})
+    rollouts.write(
+        folder / "rollouts", 0, list(rollouts.rows([(g, "preflight") for g in groups], 0, "preflight", 0, None))
+    )
+    preflight.check(faults, p.settings.allow)
+
+
+def _validate(p: Prepared, key: Key) -> dict[str, float]:
+    from equipoise.evaluate import evaluate
+
+    e = p.settings.eval
+    found = evaluate(p.engine, p.task, "validation", e.items, e.samples, key, ks=sorted({1, e.samples}))
+    numbers: dict[str, float] = {}
+    for name, estimate in found.metrics.items():
+        numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return numbers
+
+
+def _test(p: Prepared, folder: Folder, name: str, report: Report) -> dict[str, Any]:
+    """Evaluate on the test split, not charged; the same keys for every method and seed, so that arms are paired."""
+    from equipoise.evaluate import evaluate, write
+
+    t = p.settings.test
+    found = evaluate(
+        p.engine,
+        p.task,
+        "test",
+        t.items,
+        t.samples,
+        Key((p.settings.seed, "test")),
+        ks=sorted({1, t.samples}),
+        on_progress=lambda done, total: report({"event": "test", "done": done, "total": total}),
+    )
+    write(found.groups, folder / "evaluation" / f"{name}.parquet")
+    folder.write_json(f"evaluation/{name}.json", found.json())
+    return found.json()
+
+
+def _finish(p: Prepared, folder: Folder, reason: str, ledger: Ledger, report: Report, start: bool) -> None:
+    s = p.settings
+    trained = reason != "not trained"
+    if trained:
+        p.engine.export(folder / "model")
+    report({"event": "say", "text": "testing" + (" the trained model" if trained else " the start model")})
+    test = _test(p, folder, "test", report)
+    before = _read_json(folder / "evaluation" / "start.json") if start else None
+    spent = {**amounts(ledger.spent, s.prices), "labels": dict(ledger.spent.labels)}
+    folder.write_json(
+        "final.json",
+        {
+            "method": s.method if trained else "start",
+            "seed": s.seed,
+            "task": s.task,
+            "model": s.model,
+            "budget": p.budget.limits(),
+            "spent": spent,
+            "spent_on": ledger.report(),
+            "unspent": ledger.unspent(),
+            "test": test,
+            "start": before,
+            "stopped": reason,
+        },
+    )
+    if trained:
+        _report(folder)
+    report({"event": "say", "text": f"done: {reason}"})
+
+
+def _report(folder: Folder) -> None:
+    from equipoise.report import report_run
+
+    report_run(folder.path)
+
+
+def _read_json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text())
+
+
+# -- what the run stands on --------------------------------------------------------------------------------------
+
+
+def resolved(p: Prepared) -> dict[str, Any]:
+    """What the settings came to on this machine: recorded, and compared on resume."""
+    import torch
+
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {
+        "budget": p.budget.limits(),
+        "lr": {stage.name: stage.lr.resolve(p.engine.info) for stage in p.recipe.stages},
+        "evaluations": p.points,
+        "revision": p.engine.info.revision,
+        "dtype": p.engine.info.dtype,
+        "device": p.engine.info.device,
+        "fingerprint": p.task.fingerprint,
+        "threads": torch.get_num_threads(),
+        "versions": {"equipoise": metadata.version("equipoise"), **versions},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, if the package runs from one."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _same_world(folder: Folder, p: Prepared) -> None:
+    """A resumed run must see the same data, threads and libraries, or it would not be the same run."""
+    then, now = folder.read_toml("run.toml")["resolved"], resolved(p)
+    if then["fingerprint"] != now["fingerprint"]:
+        raise RecordError(
+            f"{folder.path} was trained on other data (fingerprint {then['fingerprint']}, now {now['fingerprint']}). "
+            "Bring the data back, or start a new run."
+        )
+    if "world" in p.settings.allow:
+        return
+    for what in ("threads", "dtype", "device", "versions"):
+        if then[what] != now[what]:
+            raise RecordError(
+                f"{folder.path} ran with {what} {then[what]}, and now there is {now[what]}: the rest would not be "
+                f"bit-identical. Restore it (--threads for threads), or go on all the same with --allow world."
+            )
+
+
+@contextmanager
+def interruptible(report: Report) -> Iterator[Callable[[], bool]]:
+    """First Ctrl-C: finish the step, checkpoint, report. Second: stop at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        report({"event": "say", "text": "stopping after this step (Ctrl-C again: at once)"})
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def saved(path: Path) -> Settings:
+    """The settings of a run directory or of a ``run.toml``."""
+    from equipoise.record.folder import read_toml
+
+    content = read_toml(path / "run.toml" if path.is_dir() else path)
+    content.pop("resolved", None)
+    return settings(content)
+
+
+def with_threads(s: Settings, threads: int) -> Settings:
+    """The settings with a number of threads, if they name none."""
+    return s if s.threads is not None else replace(s, threads=threads)
