@@ -156,6 +156,7 @@ def job(spec: Mapping[str, Any], out: Path, report: Callable[[Mapping[str, Any]]
     (out / "threads.txt").write_text(f"{spec['threads']} {os.environ['OMP_NUM_THREADS']} {os.getpid()}\n")
     for step in range(3):
         report({"fraction": step / 3, "step": step, "reward": 0.5})
+        time.sleep(0.25 if spec["method"] == "slow" else 0.0)  # so that a progress bar can be seen
     method = spec["method"]
     if method == "raises":
         raise ValueError("no such luck")
