@@ -25,13 +25,15 @@ from equipoise.verify.verdicts import Item, Verdict, exact
 NAMES = ("exact", "regex", "math-verify", "json-schema")
 _TARGETS = {name: f"equipoise.verify.verdicts:{name.replace('-', '_')}" for name in NAMES}
 
+Verify = Callable[[Sequence[Prompt], Sequence[str]], list[Score]]
+
 
 @dataclass(frozen=True)
 class Verifier:
     """``verify(prompts, texts) -> [Score]``, one per pair. ``close`` ends its processes; so does the end of Python."""
 
     name: str
-    verify: Callable[[Sequence[Prompt], Sequence[str]], list[Score]]
+    verify: Verify
     close: Callable[[], None]
 
     def __enter__(self) -> Verifier:
@@ -77,7 +79,12 @@ def named(
     except ArgumentError:
         pool.close()
         raise
-    return Verifier(name, lambda prompts, texts: _scores(pool(_items(prompts, texts))), pool.close)
+    return Verifier(name, from_pool(pool), pool.close)
+
+
+def from_pool(pool: Pool) -> Verify:
+    """``verify`` of a task whose replies are judged by a pool."""
+    return lambda prompts, texts: _scores(pool(_items(prompts, texts)))
 
 
 def failed(scores: Iterable[Score]) -> list[Score]:

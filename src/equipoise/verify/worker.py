@@ -71,7 +71,11 @@ def load(target: str, options: Options) -> Judge:
     function = getattr(module, name, None)
     if not callable(function):
         raise AttributeError(f"{place} has no function called {name!r}")
-    return function if module is verdicts else _reward(function, options)
+    if not place.startswith("equipoise."):
+        return _reward(function, options)
+    judge: Judge = function
+    judge([], options)  # what it imports and prepares is part of loading, not of the first call
+    return judge
 
 
 def _from_file(place: str) -> ModuleType:
