@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 SKILL = {"start": 0.0, "sft": 0.6, "rft": 0.9, "dpo": 0.2, "grpo": 1.6, "nft": 1.5}  # log-odds above the start model
 ITEMS, SAMPLES = 60, 4
+NOTHING = {"generated_tokens": 0, "trained_tokens": 0, "flops": 0.0, "usd": 0.0, "labels": {}, "seconds": 0.0}
 NASTY = "<script>alert('x')</script> & \x1b[31mred\x07 </pre><b>bold</b>"
 
 
@@ -126,14 +127,18 @@ def write_run(out: Path, method: str, seed: int, skill: float | None = None, ste
         )
     rows = evaluation_rows(skill, seed)
     write_rows(rows, out / "evaluation" / "test.parquet")
-    last = metrics[-1]
+    spent = {k.removeprefix("spent/"): v for k, v in metrics[-1].items() if k.startswith("spent/")}
+    labels = {"labels": {} if samples else {"demonstration": 32 * steps}}
+    trained = {unit: 0.7 * value for unit, value in spent.items()}
+    sampled = {unit: 0.3 * value for unit, value in spent.items()}
     final = {
         "method": method,
         "seed": seed,
         "task": "addition",
         "model": "tiny",
         "budget": {"flops": 4e12},
-        "spent": {k.removeprefix("spent/"): v for k, v in last.items() if k.startswith("spent/")} | {"seconds": 24.0},
+        "spent": spent | labels | {"seconds": 24.0},
+        "spent_on": {"total": spent, "sampling": sampled, "training": trained, "lost": dict.fromkeys(spent, 0)},
         "unspent": {"flops": 0.0},
         "test": _summary(rows),
         "start": _summary(evaluation_rows(0.0, 0)),
@@ -144,18 +149,21 @@ def write_run(out: Path, method: str, seed: int, skill: float | None = None, ste
 
 def write_start(out: Path) -> None:
     """The start model's evaluation in a trial."""
-    write_rows(evaluation_rows(0.0, 0), out / "evaluation" / "start.parquet")
+    rows = evaluation_rows(0.0, 0)
+    write_rows(rows, out / "evaluation" / "test.parquet")
+    final = {"method": "start", "seed": 0, "test": _summary(rows), "stopped": "not trained", "spent": NOTHING}
+    (out / "final.json").write_text(json.dumps(final))
 
 
 def job(spec: Mapping[str, Any], out: Path, report: Callable[[Mapping[str, Any]], None]) -> None:
     """A job that writes a synthetic run. Methods named for a mishap have it."""
-    if spec["kind"] == "start":
+    if spec.get("kind") == "start":
         write_start(out)
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "threads.txt").write_text(f"{spec['threads']} {os.environ['OMP_NUM_THREADS']} {os.getpid()}\n")
     for step in range(3):
-        report({"fraction": step / 3, "step": step, "reward": 0.5})
+        report({"event": "step", "fraction": step / 3, "step": step, "reward": 0.5})
         time.sleep(0.25 if spec["method"] == "slow" else 0.0)  # so that a progress bar can be seen
     method = spec["method"]
     if method == "raises":

@@ -123,20 +123,22 @@ def test_arms_are_compared_on_the_items_they_share(tmp_path: Path) -> None:
 def test_held_out_loss_is_compared_where_there_is_no_verifier(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         write_run(tmp_path / f"sft-s{seed}", "sft", seed)
-        final = json.loads((tmp_path / f"sft-s{seed}" / "final.json").read_text())
-        final["test"]["metrics"] = {"loss": {"value": 1.0, "low": 0.9, "high": 1.1}}
-        (tmp_path / f"sft-s{seed}" / "final.json").write_text(json.dumps(final))
-        write_rows(_replies(1.0 + 0.001 * seed), tmp_path / f"sft-s{seed}" / "evaluation" / "test.parquet")
-    write_rows(_replies(2.0), tmp_path / "start" / "evaluation" / "start.parquet")
+        _score_replies(tmp_path / f"sft-s{seed}", 1.0 + 0.001 * seed)
+    write_start(tmp_path / "start")
+    _score_replies(tmp_path / "start", 2.0)
     result = conclude({"task": "t", "model": "m", "budget": {}, "arms": ["sft"], "seeds": [0, 1, 2]}, tmp_path, [])
     assert result["arms"][1]["metrics"]["loss"]["value"] == pytest.approx(2.0)
     [v] = result["verdicts"]
     assert v["metric"] == "loss" and v["verdict"].startswith("sft beats start by 0.999")
 
 
-def _replies(loss: float) -> list[dict[str, Any]]:
+def _score_replies(folder: Path, loss: float) -> None:
+    """Make a run's test one of held-out replies with the given loss."""
+    final = json.loads((folder / "final.json").read_text())
+    final["test"]["metrics"] = {"loss": {"value": loss, "low": loss - 0.1, "high": loss + 0.1}}
+    (folder / "final.json").write_text(json.dumps(final))
     rows = evaluation_rows(0.0, 0, samples=1)
-    return [{**row, "value": -loss, "status": "right", "right": True} for row in rows]
+    write_rows([{**row, "value": -loss, "right": True} for row in rows], folder / "evaluation" / "test.parquet")
 
 
 def test_resume_runs_only_what_is_missing(tmp_path: Path) -> None:

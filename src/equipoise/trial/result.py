@@ -48,16 +48,13 @@ def run_folder(out: Path, arm: str, seed: int | None) -> Path:
 
 
 def evaluation_path(folder: Path) -> Path:
-    """The final evaluation in a run directory, or in the start model's."""
-    name = "start" if folder.name == START else "test"
-    return folder / "evaluation" / f"{name}.parquet"
+    """The final evaluation in a run directory."""
+    return folder / "evaluation" / "test.parquet"
 
 
 def finished(folder: Path) -> bool:
-    """Whether a job ended and left what the trial needs of it."""
-    if folder.name != START and final_of(folder).get("stopped", INTERRUPTED) == INTERRUPTED:
-        return False
-    return evaluation_path(folder).exists()
+    """Whether a job ended, not by Ctrl-C, and left what the trial needs of it."""
+    return final_of(folder).get("stopped", INTERRUPTED) != INTERRUPTED and evaluation_path(folder).exists()
 
 
 def load_arm(out: Path, name: str, seeds: Sequence[int | None], ks: Sequence[int]) -> ArmRuns | None:
@@ -216,14 +213,14 @@ def _metric_json(arm: ArmRuns, name: str) -> dict[str, float | None]:
 
 
 def mean_spent(finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a run of the arm spent, in every unit: the mean over its seeds."""
-    spent = [final["spent"] for final in finals if "spent" in final]
-    units = [unit for unit in (spent[0] if spent else {}) if all(_number(s.get(unit)) for s in spent)]
+    """What a run of the arm spent, in every unit: the mean over its seeds. Labels of all kinds together."""
+    spent = [{unit: _total(x) for unit, x in final.get("spent", {}).items()} for final in finals]
+    units = [unit for unit in (spent[0] if spent else {}) if all(unit in s for s in spent)]
     return {unit: float(np.mean([s[unit] for s in spent])) for unit in units}
 
 
-def _number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _total(x: float | Mapping[str, float]) -> float:
+    return float(sum(x.values())) if isinstance(x, Mapping) else float(x)
 
 
 def _verdict_json(v: Verdict) -> dict[str, Any]:

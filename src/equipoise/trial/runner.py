@@ -72,9 +72,11 @@ def trial(
     """Run every method with every seed at the same ``budget``, ``jobs`` at a time, and conclude.
 
     ``run_job`` (as "module:function") is called in a worker with a spec, a run directory and a function that takes
-    progress. Specs: {"kind": "start" | "train", "method", "arguments", "seed", "task", "model", "budget", "threads",
-    **options}. A directory that holds the same trial is gone on with; any other one is a RecordError. Raises
-    ArgumentError for arms or seeds that make no trial, and what ``conclude`` raises.
+    progress. Specs: {"method", "arguments", "seed", "task", "model", "budget", **options, "threads"}, and the same with
+    {"kind": "start"} for the start model's test, which takes the first arm's. Threads are the cores divided by ``jobs``
+    unless the options name them, and stay what they were in a resume. A directory that holds the same trial is gone on
+    with; any other one is a RecordError. Raises ArgumentError for arms or seeds that make no trial, and what
+    ``conclude`` raises.
     """
     settings = {
         "task": task,
@@ -85,10 +87,11 @@ def trial(
         "options": dict(options or {}),
         "metric": metric,
         "run_job": run_job,
+        "threads": (options or {}).get("threads") or max(1, _cores() // max(jobs, 1)),
     }
     _check(methods, seeds, jobs)
     with Folder(out).locked():
-        _claim(out, settings)
+        settings = _claim(out, settings)
         return _run(out, settings, jobs, console or Console(), grace_s, silence_s)
 
 
@@ -139,45 +142,51 @@ def _check(methods: Sequence[ArmSpec], seeds: Sequence[int], jobs: int) -> None:
         raise ArgumentError(f"--jobs is {jobs}; expected at least 1")
 
 
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write trial.json, or see that the one there asks for the same."""
+def _claim(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Write trial.json, or see that the one there asks for the same; returns the one there."""
     path = out / "trial.json"
     if path.exists():
         old = read_settings(out)
-        asked = json.loads(json.dumps(settings))
+        asked = json.loads(json.dumps(settings)) | {"threads": old["threads"]}
         changed = sorted(k for k in {*old, *asked} if old.get(k) != asked.get(k))
         if changed:
             raise RecordError(
                 f"{out} holds another trial: {', '.join(changed)} differ. Choose another --out, or go on with that "
                 f"one by `equipoise resume {out}`"
             )
-        return
+        return old
     if any(entry.name != ".lock" for entry in out.iterdir()):
         raise RecordError(f"{out} is not empty and holds no trial; choose another --out")
     write_atomic(path, (json.dumps(settings, indent=2) + "\n").encode())
+    return settings
 
 
 def _run(
     out: Path, settings: Mapping[str, Any], jobs: int, console: Console, grace_s: float, silence_s: float
 ) -> TrialResult:
-    threads = max(1, _cores() // jobs)
-    todo = [job for job in _jobs(out, settings, threads) if not finished(job.out)]
-    failed: dict[str, Event] = {}
-    with _Board(console, todo, len(_jobs(out, settings, threads)) - len(todo)) as board:
+    every = _jobs(out, settings)
+    todo = {job.name: job for job in every if not finished(job.out)}
+    failed: dict[str, str] = {}
+    with _Board(console, len(every), len(every) - len(todo)) as board:
 
         def on_event(event: Event) -> None:
-            event = _checked(event, {job.name: job for job in todo})
+            event = _checked(event, todo)
             if event.status == "failed":
-                failed[event.job] = event
+                failed[event.job] = event.reason
                 _write_error(out, event)
             board.show(event)
 
-        interrupted = run_jobs(todo, settings["run_job"], jobs, threads, out / "logs", on_event, grace_s, silence_s)
-    specs = {job.name: job.spec for job in todo}
-    missing = [
-        {"method": specs[name].get("arm", START), "seed": specs[name].get("seed"), "reason": event.reason}
-        for name, event in failed.items()
-    ]
+        interrupted = run_jobs(
+            list(todo.values()),
+            settings["run_job"],
+            jobs,
+            settings["threads"],
+            out / "logs",
+            on_event,
+            grace_s,
+            silence_s,
+        )
+    missing = [{"method": todo[k].arm, "seed": todo[k].seed, "reason": reason} for k, reason in failed.items()]
     result = conclude(settings, out, missing, settings["metric"])
     write_atomic(out / "result.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     print_result(result, console)
@@ -186,15 +195,16 @@ def _run(
     return TrialResult(out, result, interrupted)
 
 
-def _jobs(out: Path, settings: Mapping[str, Any], threads: int) -> list[Job]:
-    """The start model's evaluation, then seed by seed every arm, so that an early stop leaves whole seeds."""
-    shared = {"task": settings["task"], "model": settings["model"], "budget": settings["budget"], "threads": threads}
-    shared |= settings["options"]
-    jobs = [Job(START, {**shared, "kind": "start"}, out / START)]
+def _jobs(out: Path, settings: Mapping[str, Any]) -> list[Job]:
+    """The start model's test, then seed by seed every arm, so that an early stop leaves whole seeds."""
+    shared = {name: settings[name] for name in ("task", "model", "budget")} | settings["options"]
+    shared |= {"threads": settings["threads"]}
+    first = next(iter(settings["arms"].values())) | {"seed": settings["seeds"][0]}
+    jobs = [Job(START, {**shared, **first, "kind": "start"}, out / START, START)]
     for seed in settings["seeds"]:
         for name, arm in settings["arms"].items():
             folder = run_folder(out, name, seed)
-            jobs.append(Job(folder.name, {**shared, **arm, "kind": "train", "arm": name, "seed": seed}, folder))
+            jobs.append(Job(folder.name, {**shared, **arm, "seed": seed}, folder, name, seed))
     return jobs
 
 
@@ -222,11 +232,11 @@ def _write_error(out: Path, event: Event) -> None:
 class _Board:
     """Progress of the jobs: bars in a terminal, a line for each job's end elsewhere."""
 
-    def __init__(self, console: Console, jobs: Sequence[Job], before: int) -> None:
+    def __init__(self, console: Console, jobs: int, before: int) -> None:
         self.console = console
         self.bars: dict[str, TaskID] = {}
         self.progress = Progress(
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<16}"),
             BarColumn(bar_width=32),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
@@ -234,9 +244,8 @@ class _Board:
             console=console,
             disable=not console.is_terminal,
         )
-        self.whole = self.progress.add_task(
-            "all jobs", total=max(len(jobs) + before, 1), completed=before, note=f"{before} finished before"
-        )
+        note = f"{before} of {jobs} jobs had finished before" if before else ""
+        self.whole = self.progress.add_task("all jobs", total=jobs, completed=before, note=note)
 
     def __enter__(self) -> _Board:
         self.progress.start()
@@ -250,18 +259,27 @@ class _Board:
             self.bars[event.job] = self.progress.add_task(event.job, total=1.0, note="")
         bar = self.bars[event.job]
         if event.progress is not None:
-            self.progress.update(
-                bar, completed=float(event.progress.get("fraction") or 0.0), note=_note(event.progress)
-            )
+            done = event.progress.get("fraction")
+            self.progress.update(bar, completed=None if done is None else float(done), note=_note(event.progress))
             return
         self.progress.update(bar, visible=False)
         if event.status != "interrupted":
             self.progress.advance(self.whole)
-            self.progress.update(self.whole, note="")
-        self.console.print(f"{event.job}: {event.status} {event.reason}".rstrip(), markup=False, highlight=False)
+        said = f"{event.job}: {event.status} {event.reason}".rstrip()
+        self.console.print(_printable(said), markup=False, highlight=False)
 
 
 def _note(progress: Mapping[str, Any]) -> str:
-    """Step, reward and whatever else a job says of itself, in brief."""
-    shown = {k: v for k, v in progress.items() if k != "fraction" and v is not None}
+    """What a job says of itself, in brief: a step with its reward, a share of the test, or words."""
+    if "text" in progress:
+        return _printable(str(progress["text"]))
+    if "done" in progress:
+        return f"{progress.get('event', 'done')} {progress['done']} of {progress['total']}"
+    names = {"step": "step", "reward": "reward", "eval/pass@1": "validation", "loss": "loss"}
+    shown = {label: progress[name] for name, label in names.items() if progress.get(name) is not None}
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

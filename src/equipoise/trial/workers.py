@@ -38,6 +38,8 @@ class Job:
     name: str
     spec: Mapping[str, Any]
     out: Path
+    arm: str
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -234,11 +236,22 @@ def _print_to(log: Path) -> None:
 
 
 def _attempt(pipe: Connection, run_job: str, job: Job) -> Event:
+    outbox: deque[Event] = deque()
+    sending = False
+
     def report(progress: Mapping[str, Any]) -> None:
+        nonlocal sending
+        outbox.append(Event(job.name, progress=dict(progress)))
+        if sending:  # called by a signal handler in the middle of a send: the send goes first
+            return
+        sending = True
         try:
-            pipe.send(Event(job.name, progress=dict(progress)))
+            while outbox:
+                pipe.send(outbox.popleft())
         except OSError:  # the parent has gone: stop as if by Ctrl-C, so that a resume finds a checkpoint
             signal.raise_signal(signal.SIGINT)
+        finally:
+            sending = False
 
     try:
         load(run_job)(job.spec, job.out, report)
