@@ -70,7 +70,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         eos_token_id=END,
         pad_token_id=PAD,
     )
-    return LlamaForCausalLM(config)
+    model: LlamaForCausalLM = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # the fastest at this size
+    return model
 
 
 def rows(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,7 +108,7 @@ def padded(batch: list[tuple[list[int], list[float]]]) -> tuple[Tensor, Tensor]:
 
 
 def pretrain(
-    model: LlamaForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float, out: Path
+    model: LlamaForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float, bf16: bool
 ) -> None:
     """AdamW, linear warm-up over 5% of the steps, cosine to 2% of the peak. Causal and right-padded: no mask needed."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -119,7 +121,8 @@ def pretrain(
             warm, left = (step + 1) / (0.05 * steps), 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimiser.param_groups:
                 group["lr"] = peak * min(warm, 0.02 + 0.98 * left)
-            logits = model(ids).logits[:, :-1].flatten(0, 1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = model(ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
             losses = cross_entropy(logits, ids[:, 1:].flatten(), reduction="none") * weights[:, 1:].flatten()
             loss = losses.sum() / weights[:, 1:].sum()
             loss.backward()
@@ -128,8 +131,8 @@ def pretrain(
             optimiser.zero_grad()
             average = 0.98 * average + 0.02 * loss.item() if step else loss.item()
             progress.update(bar, advance=1, description=f"pretraining: loss {average:.3f}")
-            if step % 500 == 499:
-                model.save_pretrained(out)
+            if step % 100 == 99:
+                progress.console.print(f"step {step + 1}: loss {average:.4f}")
 
 
 @torch.no_grad()
@@ -181,9 +184,10 @@ def main() -> None:
     home = Path(__file__).parents[1] / "src/equipoise/models/tiny"
     parser.add_argument("--out", type=Path, default=home)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--tokens", type=int, default=6144, help="a step, padding included")
+    parser.add_argument("--tokens", type=int, default=3072, help="a step, padding included")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--vocabulary", type=int, default=512)
+    parser.add_argument("--bf16", action="store_true", help="matmuls in bfloat16: twice as fast where the CPU has AMX")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began = time.monotonic()
@@ -191,7 +195,7 @@ def main() -> None:
     tokenizer.save_pretrained(args.out)
     model = new_model(tokenizer, args.seed)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {torch.get_num_threads()} threads")
-    pretrain(model, rows(tokenizer, args.seed, args.tokens), args.steps, args.lr, args.out)
+    pretrain(model, rows(tokenizer, args.seed, args.tokens), args.steps, args.lr, args.bf16)
     minutes = (time.monotonic() - began) / 60
     model.eval().save_pretrained(args.out)
     table = [
