@@ -57,6 +57,16 @@ def finished(folder: Path) -> bool:
     return final_of(folder).get("stopped", INTERRUPTED) != INTERRUPTED and evaluation_path(folder).exists()
 
 
+def load_arms(out: Path, settings: Mapping[str, Any]) -> list[ArmRuns]:
+    """Every arm with a finished run, the start model last, all on the items they share.
+
+    Raises RecordError when a file is damaged or they share no items."""
+    seeds: dict[str, list[int | None]] = {**{name: list(settings["seeds"]) for name in settings["arms"]}, START: [None]}
+    ks = _ks([run_folder(out, name, seed) for name, those in seeds.items() for seed in those])
+    loaded = [load_arm(out, name, those, ks) for name, those in seeds.items()]
+    return _same_items([arm for arm in loaded if arm is not None])
+
+
 def load_arm(out: Path, name: str, seeds: Sequence[int | None], ks: Sequence[int]) -> ArmRuns | None:
     """The finished runs among ``seeds`` ([None] for the start model); None when there are none.
 
@@ -133,10 +143,7 @@ def conclude(
     default pass@1, or the reward where no response is ever right or all are, or loss where there is no verifier.
     Raises UnknownName for a metric that the evaluations do not have, RecordError for damaged ones.
     """
-    seeds: dict[str, list[int | None]] = {**{name: list(settings["seeds"]) for name in settings["arms"]}, START: [None]}
-    ks = _ks([run_folder(out, name, seed) for name, those in seeds.items() for seed in those])
-    loaded = [load_arm(out, name, those, ks) for name, those in seeds.items()]
-    arms = _same_items([arm for arm in loaded if arm is not None])
+    arms = load_arms(out, settings)
     about = _primary(arms, metric)
     decided = verdicts([a.arm(about) for a in arms], about, about not in LOWER_IS_BETTER) if len(arms) > 1 else []
     return {
