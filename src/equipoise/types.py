@@ -264,7 +264,6 @@ class ModelInfo:
     dtype: str  # of the matmuls
     device: str
     recompute: bool = False  # activations are recomputed in the backward pass
-    row_tokens: int = 0  # tokens of the largest micro-batch; 0: no limit
 
 
 Reply = str | tuple[Message, ...]  # one assistant turn, or every turn after the prompt

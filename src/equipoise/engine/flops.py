@@ -38,22 +38,19 @@ def bound(
     max_new_tokens: int,
     passes_forward: int = 0,
     passes_backward: int = 1,
-    samples: bool = True,
-    two_pass: bool = False,
+    sampled: bool = True,
 ) -> Cost:
-    """What one group can cost at most: ``n`` responses of ``max_new_tokens``, sampled (if ``samples``), read
+    """What one group can cost at most: ``n`` responses of ``max_new_tokens``, sampled (if ``sampled``), read
     without gradient ``passes_forward`` times and trained on ``passes_backward`` times.
 
-    Holds for responses without turns from an environment. ``two_pass``: the objective's scope is the batch; a
-    group that exceeds ``info.row_tokens`` is assumed to need two passes as well.
+    Holds for responses without turns from an environment. An objective whose groups do not fit one micro-batch, or
+    whose scope is the batch, reads its outputs once more per backward pass: count that among ``passes_forward``.
     """
-    scored = n * max_new_tokens
-    length = prompt_tokens + max_new_tokens
+    longest = max(min(max_new_tokens, info.context - prompt_tokens), 0)
+    scored, length = n * longest, prompt_tokens + longest
     rows = (n * length, n * causal(length), scored)
     flops = passes_forward * forward(info, *rows) + passes_backward * training(info, *rows)
-    if two_pass or 0 < info.row_tokens < n * length:
-        flops += passes_backward * forward(info, *rows)
-    if samples:
+    if sampled:
         flops += forward(info, prompt_tokens, causal(prompt_tokens), 1)
-        flops += forward(info, scored, n * causal(max_new_tokens, prompt_tokens), scored)
-    return Cost(generated_tokens=scored * samples, trained_tokens=scored * passes_backward, flops=flops)
+        flops += forward(info, scored, n * causal(longest, prompt_tokens), scored)
+    return Cost(scored if sampled else 0, scored * passes_backward, flops)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -72,17 +72,15 @@ def _advice(cause: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars out of a log; its warnings stay."""
+    """Keep transformers' progress bars out of a log; errors are raised."""
     from transformers.utils import logging as hf_logging
 
-    shown = hf_logging.is_progress_bar_enabled() if hasattr(hf_logging, "is_progress_bar_enabled") else True
-    gguf = logging.getLogger("gguf")
-    level = gguf.level
+    shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after tokenising
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of dequantisation knows no switch
+            yield
     finally:
-        gguf.setLevel(level)
         if shown:
             hf_logging.enable_progress_bar()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from equipoise.engine.local import adaptation
-from equipoise.engine.local.engine import LocalEngine, Settings, describe, with_limits
+from equipoise.engine.local.engine import LocalEngine, Settings, describe
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.probe import probe
 from equipoise.engine.local.text import Text, end_tokens
@@ -64,14 +64,13 @@ def wrap(
     """An engine of an open ``transformers`` model.
 
     ``heads``: name -> columns of extra linear heads, 0 at the start. ``keep``: names for snapshots of the start.
-    ``rows_tokens``: tokens of a micro-batch; None: what keeps activations near 1.5 GB. ``sampled_rows``: responses
+    ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 3 GB. ``sampled_rows``: responses
     in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute activations in backward passes.
     """
     where = _device(device)
     compute = _compute(dtype, where)
     without_dropout(model)
     model.to(device=where, dtype=torch.float64 if compute == torch.float64 else torch.float32).eval()
-    model.config.use_cache = False
     context = _context(model)
     exact = Network(model, where, next(model.parameters()).dtype)  # checked without rounding
     probe(exact, name, context)
@@ -81,10 +80,10 @@ def wrap(
         parameter.requires_grad_(True)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    info = describe(exact, name, revision, end_tokens(model, tokenizer), context)
-    info = with_limits(info, checkpointing, rows_tokens or _rows_tokens(exact, checkpointing))
+    info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing)
     extra = _heads(heads or {}, exact)
-    settings = Settings(info.row_tokens, sampled_rows, clip, betas, eps, weight_decay)
+    tokens = rows_tokens or _rows_tokens(exact, checkpointing)
+    settings = Settings(tokens, sampled_rows, clip, betas, eps, weight_decay)
     engine = LocalEngine(exact, wrapper, extra, info, Text(tokenizer, name, info.eos, context), settings)
     for policy in keep:
         engine.combine(policy, {"current": 1.0})
@@ -124,10 +123,12 @@ def _context(model: Any) -> int:
 
 
 def _rows_tokens(network: Network, checkpointing: bool) -> int:
-    """Tokens whose activations take about 1.5 GB: some 24 numbers per unit of width and layer (8 if recomputed)."""
+    """Tokens whose activations take about 3 GB: some 24 numbers per unit of width and layer (3 if recomputed).
+
+    More than 8192 gain nothing: smaller micro-batches stay in a processor's caches."""
     layers = int(network.config.num_hidden_layers)
     per_token = 4 * network.width * layers * (3 if checkpointing else 24)
-    return max(512, min(16384, (3 << 29) // per_token))
+    return max(512, min(8192, (3 << 30) // per_token))
 
 
 def _heads(columns: Mapping[str, int], network: Network) -> nn.ModuleDict:

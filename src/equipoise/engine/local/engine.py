@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.engine import flops
 from equipoise.engine.local import adaptation, sampler, state
 from equipoise.engine.local.learner import Learner, Metrics, named
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.text import Text
-from equipoise.errors import ArgumentError, Diverged, UnknownName
+from equipoise.errors import ArgumentError, Diverged, RecordError, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import TokenNotes
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
@@ -79,6 +80,9 @@ class LocalEngine:
     def spent(self) -> Cost:
         return self._sampling + self._learner.cost
 
+    def bound(self, prompt_tokens: int, n: int, longest: int, sampled: bool, forward: int, backward: int) -> Cost:
+        return flops.bound(self._info, prompt_tokens, n, longest, forward, backward, sampled)
+
     def encode(self, prompt: Prompt) -> Prompt:
         return self._text.encode(prompt)
 
@@ -109,7 +113,7 @@ class LocalEngine:
 
         rules = sampler.Rules(decoder, frozenset(self._info.eos), self._info.context, self.decode, respond, reply)
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
-        with self._as(policy):
+        with self._as(policy), self._network.autocast():
             rows, cost = sampler.sample(
                 self._network, self._info, prompts, n, keys, rules, self._rows(longest), self._settings.row_tokens
             )
@@ -255,6 +259,8 @@ class LocalEngine:
         self._optimiser.state.clear()
         for full, value in moments.items():
             key, name = full.split("/", 1)
+            if name not in self._trained:
+                raise RecordError(f"the checkpoint's optimiser knows {name!r}, which this model does not train.")
             parameter = self._trained[name]
             place = value if key == "step" and parameter.device.type == "cpu" else value.to(parameter.device)
             self._optimiser.state[parameter][key] = place
@@ -271,21 +277,28 @@ def _mix(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
     return total
 
 
-def describe(network: Network, name: str, revision: str | None, eos: tuple[int, ...], context: int) -> ModelInfo:
-    """Sizes of a model. Parameters shared by the table and the head are counted once in all, and as head."""
+def describe(
+    network: Network, name: str, revision: str | None, eos: tuple[int, ...], context: int, recompute: bool
+) -> ModelInfo:
+    """Sizes of a model. Parameters shared by the table and the head are counted once in all, and as head; of a
+    mixture's experts, those that a token visits."""
     model, config = network.model, network.config
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
     table = {id(p) for p in model.get_input_embeddings().parameters()}
     output = model.get_output_embeddings()
     head = {id(p) for p in output.parameters()}
     positions = {id(p) for n, p in model.named_parameters() if n.split(".")[-2] in ("wpe", "embed_positions")}
-    body = sum(p.numel() for p in model.parameters() if id(p) not in table | head | positions)
+    share = _visited(config)
+    body = sum(
+        int(p.numel() * (share if ".experts." in n else 1.0))
+        for n, p in model.named_parameters()
+        if id(p) not in table | head | positions
+    )
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     size = int(getattr(config, "head_dim", 0) or (config.hidden_size // heads if heads else 0))
     return ModelInfo(
         name=name,
         revision=revision,
-        parameters=sum(sizes.values()),
+        parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         body=body,
         head=sum(p.numel() for p in output.parameters()),
@@ -296,8 +309,12 @@ def describe(network: Network, name: str, revision: str | None, eos: tuple[int, 
         eos=eos,
         dtype=str(network.compute).removeprefix("torch."),
         device=str(network.device),
+        recompute=recompute,
     )
 
 
-def with_limits(info: ModelInfo, recompute: bool, row_tokens: int) -> ModelInfo:
-    return replace(info, recompute=recompute, row_tokens=row_tokens)
+def _visited(config: Any) -> float:
+    """Share of a mixture's experts that one token visits."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((n for name in names if (n := getattr(config, name, None))), None)
+    return float(getattr(config, "num_experts_per_tok", experts)) / experts if experts else 1.0

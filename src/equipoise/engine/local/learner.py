@@ -67,9 +67,10 @@ class Learner:
         """Log-probs and whatever else is needed, for the trained tokens of a micro-batch, in order."""
         rows, device = micro.rows, self.network.device
         read = torch.from_numpy(rows.read).to(device)
-        hidden = self.network.hidden(rows).index_select(0, read)
         target = torch.from_numpy(rows.target).to(device)
-        reduced = dict(self.network.logprobs(hidden, target, micro.temperature, "entropy" in needs))
+        with self.network.autocast():
+            hidden = self.network.hidden(rows).index_select(0, read)
+            reduced = dict(self.network.logprobs(hidden, target, micro.temperature, "entropy" in needs))
         names = [need.removeprefix("head:") for need in needs if need.startswith("head:")]
         heads = {name: self._head(name)(hidden.to(self.dtype)) for name in names}
         return Outputs(reduced.pop("logp"), heads, reduced)

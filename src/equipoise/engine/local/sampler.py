@@ -234,6 +234,8 @@ def _prefill(
 
 def _advance(wave: Sequence[Row], logits: Tensor, rules: Rules) -> NDArray[np.int64]:
     """Append one token to every row that is not done; returns what each row is fed next [B]."""
+    if logits.device.type == "mps":
+        logits = logits.cpu()  # MPS has no float64
     words = np.array([row.word for row in wave], dtype=np.uint64)
     places = np.array([len(row.ids) for row in wave])
     decoder = rules.decoder
