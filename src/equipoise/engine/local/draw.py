@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from equipoise.errors import Diverged
+
 
 def draw(
     logits: Tensor, uniform: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0
@@ -24,6 +26,8 @@ def draw(
     top = z.max(-1, keepdim=True).values
     z = z - top
     ids, total = invert(z.exp(), uniform)
+    if not bool(total.isfinite().all()):
+        raise Diverged("the model's logits are NaN or infinite, so no token can be drawn. Lower the learning rate.")
     logp = z.gather(1, ids[:, None])[:, 0].double() - total.log()
     return ids, logp.float()
 

@@ -73,6 +73,11 @@ class LocalEngine:
         return self._text.tokenizer
 
     @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """What the optimiser updates, by name; ``head:<name>.weight`` for heads."""
+        return self._trained
+
+    @property
     def layouts(self) -> Mapping[str, int]:
         """Layout of the learner's rows -> micro-batches run in it so far."""
         return dict(self._learner.layouts)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 TEMPLATE = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
@@ -79,6 +77,60 @@ def make_engine(
     return wrap(model, tokenizer or make_tokenizer(), name=kind, **settings)
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    return make_tokenizer()
+def policy_gradient(scope: str = "response") -> Any:
+    """-(advantage * ratio), mean over tokens of a response, then over responses; with one metric."""
+    from equipoise.types import Loss, Objective
+
+    def loss(out: Any, batch: Any) -> Any:
+        old = out.logp.detach() if batch.old is None else batch.old
+        per_token = -(out.logp - old).exp() * batch.advantage
+        per_group = batch.per_group(batch.per_response(per_token) / batch.lengths) / batch.totals.responses
+        return Loss(per_group, {"logp": (out.logp.detach().sum(), len(out.logp))})
+
+    return Objective(loss, "-A r", "responses", frozenset({"advantage"}), scope)  # type: ignore[arg-type]
+
+
+def contrast(needs: frozenset[str] = frozenset(), scope: str = "batch") -> Any:
+    """Each group's mean log-prob against those of all groups of the batch: no part of it can be computed alone."""
+    import torch
+
+    from equipoise.types import Loss, Objective
+
+    def loss(out: Any, batch: Any) -> Any:
+        mean = batch.per_group(batch.per_response(out.logp) / batch.lengths)
+        extra = batch.per_group(batch.per_response(sum(out.reduced.values(), 0 * out.logp)))
+        values = [batch.per_group(batch.per_response(h[:, 0] ** 2 + h[:, 0])) for h in out.heads.values()]
+        return Loss(-torch.log_softmax(mean, 0) + 0.1 * extra + sum(values, 0 * extra))
+
+    return Objective(loss, "contrast", "-", needs, scope)  # type: ignore[arg-type]
+
+
+def rollouts(engine: Any, prompts: int = 4, samples: int = 4, tokens: int = 10, seed: int = 0, **decoding: Any) -> Any:
+    """Sampled groups with advantages, prompts of unequal length."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from equipoise.keys import Key
+    from equipoise.types import Decoder, Note, Prompt
+
+    asked = [
+        engine.encode(Prompt(f"p{k}", messages=({"role": "user", "content": "say " + "ab" * k},)))
+        for k in range(prompts)
+    ]
+    keys = [Key((seed, k)) for k in range(prompts)]
+    groups = engine.sample(asked, samples, Decoder(tokens, **decoding), keys)
+    advantages = [np.linspace(-1, 1, samples) + 0.1 * k for k in range(prompts)]
+    return [replace(g, notes={"advantage": Note("response", (a,))}) for g, a in zip(groups, advantages, strict=True)]
+
+
+def gradients(engine: Any, groups: Any, objective: Any) -> Any:
+    """The gradient as one float64 vector; metrics; notes. Clears it."""
+    import torch
+
+    from equipoise.engine.batch import count
+
+    metrics, notes = engine.backward(groups, objective, count(groups))
+    flat = torch.cat([p.grad.double().flatten() for p in engine.trained.values() if p.grad is not None])
+    engine.discard()
+    return flat, metrics, notes

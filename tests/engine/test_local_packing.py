@@ -1,0 +1,108 @@
+"""Every layout of rows gives the log-probs of single rows, on every architecture that packs; others fall back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import gradients, make_engine, policy_gradient, rollouts
+
+from equipoise.engine.local import rows as layouts
+
+PACKING = ["llama", "qwen3", "gpt2", "mistral", "gemma3", "gemma2", "granite", "mixtral"]
+FALLING_BACK = ["mamba"]
+
+
+def single(engine: Any, group: Any, i: int) -> np.ndarray:
+    """log-probs from the model's own logits on one row, temperature 1."""
+    prompt, response = list(group.prompt.ids), group.responses[i].ids
+    with torch.no_grad():
+        logits = engine.network.model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+    logp = torch.log_softmax(logits.double(), -1)
+    places = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+    return logp[places, torch.tensor(response)].numpy()
+
+
+def forced(layout: str, width: int = 1) -> Any:
+    def arrange(seqs: Any, info: Any, packs: bool) -> Any:
+        items = layouts._items(seqs, width)
+        if layout == "plain":
+            return layouts.build(seqs, [[i] for i in items], layout)
+        sizes = [layouts._size(seqs, item) for item in items]
+        return layouts.build(seqs, [[items[i] for i in b] for b in layouts._fill(sizes)], layout)
+
+    return arrange
+
+
+LAYOUTS = [("plain", 1), ("packed", 1), ("shared", 2), ("shared", 4)]
+
+
+@pytest.mark.parametrize("kind", PACKING)
+def test_packs_and_every_layout_equals_single_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        engine = make_engine(kind)
+    assert (engine.network.packs, engine.network.caches, engine.network.splits) == (True, True, True)
+    groups = rollouts(engine, prompts=3, samples=4, tokens=14)
+    found = []
+    for layout, width in LAYOUTS:
+        monkeypatch.setattr("equipoise.engine.local.learner.arrange", forced(layout, width))
+        gradient, _, notes = gradients(engine, groups, policy_gradient())
+        for group, note in zip(groups, notes, strict=True):
+            for i, response in enumerate(group.responses):
+                np.testing.assert_allclose(note["logp"][i], single(engine, group, i), atol=2e-5)
+                np.testing.assert_allclose(response.logprobs, note["logp"][i], atol=1e-4)
+        found.append(gradient)
+    scale = found[0].norm()
+    assert all(float((g - found[0]).norm() / scale) < 1e-5 for g in found[1:])
+
+
+@pytest.mark.parametrize("kind", FALLING_BACK)
+@pytest.mark.filterwarnings("ignore:.*fall")
+def test_a_model_that_cannot_pack_says_so_and_is_right(kind: str) -> None:
+    with pytest.warns(UserWarning, match="rows are not packed.*because.*linear_attention"):
+        engine = make_engine(kind)
+    groups = rollouts(engine, prompts=3, samples=3, tokens=6)
+    gradient, metrics, notes = gradients(engine, groups, policy_gradient())
+    assert set(engine.layouts) == {"plain"}
+    assert float(gradient.norm()) > 0
+    assert metrics["mismatch_max"][0] < 1e-4
+    for group, note in zip(groups, notes, strict=True):
+        for i in range(len(group.responses)):
+            np.testing.assert_allclose(note["logp"][i], single(engine, group, i), atol=2e-5)
+
+
+def test_a_leak_between_segments_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Had packing let a segment see another, the probe would have turned it off."""
+    from equipoise.engine.local.network import Network
+
+    honest = Network.masks
+    monkeypatch.setattr(
+        Network, "masks", lambda self, v, q, k: honest(self, torch.ones_like(v).tril() if v.shape[1] > 1 else v, q, k)
+    )
+    with pytest.warns(UserWarning, match="rows are not packed"):
+        engine = make_engine("llama")
+    assert not engine.network.packs
+
+
+def test_a_head_that_cannot_be_split_off_uses_the_models_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from equipoise.engine.local.network import Network
+
+    right = gradients(engine := make_engine("granite"), groups := rollouts(engine), policy_gradient())[0]
+    monkeypatch.setattr(Network, "_scale", lambda self, z: z)  # as for a model with a head nobody knows
+    with pytest.warns(UserWarning, match="logits are computed at every position.*because its logits differ"):
+        other = make_engine("granite")
+    assert not other.network.splits and other.network.packs and other.network.caches
+    gradient, metrics, _ = gradients(other, groups, policy_gradient())
+    torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-6)
+    assert metrics["mismatch_max"][0] < 1e-4
+
+
+def test_long_shared_prompts_are_computed_once() -> None:
+    engine = make_engine("llama", changes={"max_position_embeddings": 512})
+    groups = rollouts(engine, prompts=2, samples=4, tokens=4)
+    gradients(engine, groups, policy_gradient())
+    assert set(engine.layouts) == {"shared"}
