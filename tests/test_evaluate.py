@@ -107,7 +107,7 @@ def test_truncated_is_wrong_with_reward_0_and_no_vote() -> None:
     cut = group("a", ("right", 1.0, "length"), RIGHT, answers=("5", "5"))
     found = estimates([cut, cut], (1, 2))
     assert found["pass@1"].value == 0.5 and found["reward"].value == 0.5 and found["truncated"].value == 0.5
-    assert found["parts/p"].value == 0.5 and found["maj@1"].value == 0.5 and found["maj@2"].value == 1.0
+    assert found["parts/p"].value == 0.5 and found["maj@2"].value == 1.0
 
 
 def test_failures_of_the_verifier_leave_the_statistics_and_are_counted() -> None:
@@ -127,7 +127,7 @@ def test_unparsed_is_wrong_and_not_failed() -> None:
 
 
 def test_maj_is_absent_without_canonical_answers() -> None:
-    assert "maj@1" not in estimates([group("a", RIGHT, WRONG)] * 2)
+    assert "maj@2" not in estimates([group("a", RIGHT, WRONG)] * 2, (2,))
 
 
 def test_k_above_the_samples_is_an_error() -> None:

@@ -57,7 +57,7 @@ def test_result_has_exactly_the_contract(mixed: tuple[TrialResult, str, Path]) -
     assert [arm["method"] for arm in result["arms"]] == ["grpo", "dpo", "start"]
     assert all(set(arm) == {"method", "seeds", "metrics", "spent"} for arm in result["arms"])
     assert [arm["seeds"] for arm in result["arms"]] == [[0, 1, 2], [0, 1, 2], []]
-    assert {"pass@1", "pass@4", "maj@1", "maj@4", "reward", "length", "truncated", "parts/sum"} == set(
+    assert {"pass@1", "pass@4", "maj@4", "reward", "length", "truncated", "parts/sum"} == set(
         result["arms"][0]["metrics"]
     ) - {"parts/format"}
     assert set(result["arms"][0]["metrics"]["pass@1"]) == {"value", "low", "high"}

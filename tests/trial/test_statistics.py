@@ -156,4 +156,4 @@ def test_forecast_says_when_seeds_cannot_help() -> None:
     item = rng.normal(0, 1, 10)
     a = Arm("a", 0.1 + item + 0.001 * rng.normal(size=(3, 10)))
     [v] = verdicts([a, Arm("start", np.zeros((1, 10)), fixed=True)], "reward")
-    assert v.verdict == "cannot tell; more seeds alone would not, more test items might"
+    assert v.verdict == "cannot tell; more seeds would not, more test items might"

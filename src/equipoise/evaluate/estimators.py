@@ -128,7 +128,7 @@ def _ways_to_win(own: int, others: Sequence[int], silent: int, k: int) -> float:
 def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Floats]:
     """Metric -> one value per item [items], NaN where the item has none.
 
-    Names: pass@k, maj@k (absent where no item has a canonical answer), reward, length, truncated, parts/<name>.
+    Names: pass@k, maj@k (for k > 1, where some item has a canonical answer), reward, length, truncated, parts/<name>.
     Raises ArgumentError when some k exceeds the samples drawn of an item.
     """
     values: dict[str, list[float]] = {}
@@ -136,8 +136,8 @@ def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Fl
         _check_k(k, items)
         enough = [i if len(i.right) >= k else None for i in items]
         values[f"pass@{k}"] = [pass_at_k(len(i.right), int(i.right.sum()), k) if i else np.nan for i in enough]
-        votes = [maj_at_k(i.answers, list(i.right), k) if i else None for i in enough]
-        if any(i.answers.count(None) < len(i.answers) for i in items):
+        if k > 1 and any(i.answers.count(None) < len(i.answers) for i in items):
+            votes = [maj_at_k(i.answers, list(i.right), k) if i else None for i in enough]
             # an item whose samples all abstain is wrong, not missing, once the task is known to have answers
             values[f"maj@{k}"] = [
                 np.nan if i is None else 0.0 if v is None else v for i, v in zip(enough, votes, strict=True)

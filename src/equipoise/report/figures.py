@@ -23,6 +23,7 @@ from equipoise.report.folders import UNITS, Floats, Run
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#5E4FA2")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 START_COLOUR, INK, FAINT = "#6B7280", "#1F2933", "#D5DAE0"
+WIDE = (11.0, 4.4)  # inches; a page shows them at 1.3 times their size
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -157,6 +158,8 @@ def _legend(ax: Axes, columns: int = 4) -> None:
             borderaxespad=0.2,
             handlelength=1.6,
             columnspacing=1.4,
+            frameon=False,
+            labelcolor=INK,
         )
 
 
@@ -165,13 +168,14 @@ def _legend(ax: Axes, columns: int = 4) -> None:
 
 def learning_curve(run: Run, against: str = "fraction", colour: str = PALETTE[0]) -> Sheet:
     """Training reward of every step, its running mean, and the held-out score with its interval."""
-    sheet = Sheet(8.2, 3.9)
+    sheet = Sheet(*WIDE)
     ax = sheet.axes[0]
     x, reward = run.curve("reward", against=against)
     if len(x):
         ax.plot(x, reward, color=PALETTE[4], linewidth=0.8, alpha=0.55)
         window = max(1, len(x) // 15)
-        ax.plot(x, running_mean(reward, window), color=PALETTE[4], label=f"training reward (mean of {window} steps)")
+        label = "training reward" if window == 1 else f"training reward (mean of {window} steps)"
+        ax.plot(x, running_mean(reward, window), color=PALETTE[4], label=label)
     if run.held_out is not None:
         _held_out(sheet, ax, run, run.held_out, against, colour)
     _x_axis(ax, against)
@@ -227,29 +231,24 @@ def seeds_band(runs: Sequence[Run], name: str, against: str) -> tuple[Floats, Fl
     return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
-def arm_curves(
-    arms: Mapping[str, Sequence[Run]], name: str, against: str, start: float | None = None, sheet: Sheet | None = None
-) -> Sheet:
+def arm_curves(arms: Mapping[str, Sequence[Run]], name: str, against: str, sheet: Sheet | None = None) -> Sheet:
     """Every arm's mean curve over seeds, with a band from the lowest to the highest seed."""
-    sheet = sheet or Sheet(8.2, 4.3)
+    sheet = sheet or Sheet(*WIDE)
     ax = sheet.axes[0]
     style = looks(list(arms))
-    smooth = (lambda y: running_mean(y, 12)) if name == "reward" else (lambda y: y)
     for arm, runs in arms.items():
         band = seeds_band(runs, name, against)
         if band is None:
             continue
-        x, mean, low, high = band[0], *(smooth(y) for y in band[1:])
+        x, mean, low, high = band[0], *((running_mean(y, 10) if name == "reward" else y) for y in band[1:])
         ax.fill_between(x, low, high, color=style[arm].colour, alpha=0.13, linewidth=0)
         ax.plot(x, mean, color=style[arm].colour, linestyle=style[arm].dash, label=arm, zorder=3)
         marks = slice(0, None, 10)
         says = [f"{arm}: {v:.3f}" for v in mean[marks]]
         sheet.points(ax, x[marks], mean[marks], says, color=style[arm].colour, s=10)
-    if start is not None:
-        ax.axhline(start, color=START_COLOUR, linewidth=1.2, linestyle=(0, (4, 3)), label="start", zorder=2)
     _x_axis(ax, against)
     ax.set_ylabel("training reward" if name == "reward" else NAMES.get(name, name))
-    _legend(ax, 6)
+    _legend(ax, 8)
     return sheet
 
 
@@ -267,7 +266,7 @@ class Scored:
 
 def score_dots(arms: Sequence[Scored], metric: str, sheet: Sheet | None = None, column: int = 0) -> Sheet:
     """Held-out score of each arm: mean and 95% interval, and every seed as a faint dot."""
-    sheet = sheet or Sheet(8.2, 0.9 + 0.42 * len(arms))
+    sheet = sheet or Sheet(WIDE[0], 0.9 + 0.42 * len(arms))
     ax = sheet.axes[column]
     style = looks([arm.name for arm in arms])
     for row, arm in enumerate(arms):
@@ -295,7 +294,7 @@ def _says(arm: Scored) -> str:
 
 def differences(verdicts: Sequence[Mapping[str, Any]]) -> Sheet:
     """Each pair's difference with its adjusted interval; coloured by the arm that wins, grey where none does."""
-    sheet = Sheet(8.2, 0.95 + 0.34 * len(verdicts))
+    sheet = Sheet(WIDE[0], 0.95 + 0.34 * len(verdicts))
     ax = sheet.axes[0]
     style = looks(list(dict.fromkeys([v["a"] for v in verdicts] + [v["b"] for v in verdicts])))
     for row, v in enumerate(verdicts):
@@ -315,28 +314,63 @@ def differences(verdicts: Sequence[Mapping[str, Any]]) -> Sheet:
 
 
 def pareto(arms: Sequence[Scored], metric: str, unit: str, higher: bool = True) -> Sheet:
-    """Held-out score against what it cost, with the arms that no other arm beats on both joined by a line."""
-    sheet = Sheet(8.2, 4.1)
+    """Held-out score against what it cost, with a step line along the best score for each cost.
+
+    Arms that cost about the same are drawn side by side."""
+    sheet = Sheet(*WIDE)
     ax = sheet.axes[0]
     style = looks([arm.name for arm in arms])
     at = {arm.name: float(np.mean([s.get(unit, 0.0) for s in arm.spent])) if arm.spent else 0.0 for arm in arms}
+    widest = max(at.values()) or 1.0
     best = _frontier([(at[arm.name], arm.value) for arm in arms], higher)
-    ax.plot([x for x, _ in best], [y for _, y in best], color=FAINT, linewidth=5, zorder=1, solid_joinstyle="round")
+    best.append((1.2 * widest, best[-1][1]))
+    ax.plot(*zip(*best, strict=True), color=FAINT, linewidth=5, drawstyle="steps-post", zorder=1)
+    beside = _dodged(at, 0.022 * widest)
     for arm in arms:
-        x, colour = at[arm.name], style[arm.name].colour
-        if arm.low is not None and arm.high is not None:
-            ax.plot([x, x], [arm.low, arm.high], color=colour, linewidth=2.2, alpha=0.8, zorder=3)
-        if len(arm.seeds) == len(arm.spent) > 1:
-            cost = np.array([s.get(unit, 0.0) for s in arm.spent])
-            says = [f"{arm.name}, one seed: {v:.3f}" for v in arm.seeds]
-            sheet.points(ax, cost, np.array(arm.seeds), says, color=colour, alpha=0.4, s=14)
-        sheet.points(ax, np.array([x]), np.array([arm.value]), [_says(arm)], color=colour, s=52)
-        ax.annotate(arm.name, (x, arm.value), (8, 4), textcoords="offset points", color=colour, fontweight="bold")
+        _costed(sheet, ax, arm, beside[arm.name], unit, style[arm.name].colour)
     _x_axis(ax, f"spent/{unit}")
-    ax.margins(x=0.12)
-    ax.set_xlim(left=-0.03 * max([*at.values(), 1e-12]))
+    ax.set_xlim(min(beside.values()) - 0.03 * widest, max(1.08 * widest, max(beside.values()) + 0.03 * widest))
+    ax.margins(y=0.12)
     ax.set_ylabel(NAMES.get(metric, metric))
     return sheet
+
+
+def _costed(sheet: Sheet, ax: Axes, arm: Scored, x: float, unit: str, colour: str) -> None:
+    if arm.low is not None and arm.high is not None:
+        ax.plot([x, x], [arm.low, arm.high], color=colour, linewidth=2.2, alpha=0.8, zorder=3)
+    if len(arm.seeds) == len(arm.spent) > 1:
+        says = [
+            f"{arm.name}, one seed: {v:.3f} for {s.get(unit, 0):,.6g}"
+            for v, s in zip(arm.seeds, arm.spent, strict=True)
+        ]
+        sheet.points(ax, np.full(len(arm.seeds), x), np.array(arm.seeds), says, color=colour, alpha=0.5, s=12)
+    sheet.points(ax, np.array([x]), np.array([arm.value]), [_says(arm)], color=colour, s=52)
+    top = arm.value if arm.high is None else arm.high
+    ax.annotate(
+        arm.name,
+        (x, top),
+        (0, 5),
+        textcoords="offset points",
+        color=colour,
+        ha="center",
+        va="bottom",
+        fontweight="bold",
+    )
+
+
+def _dodged(at: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Positions at least ``gap`` apart: those nearer to each other are spread evenly about their mean."""
+    clusters: list[list[str]] = []
+    for name in sorted(at, key=lambda n: at[n]):
+        near = clusters and at[name] - at[clusters[-1][-1]] < gap
+        clusters = [*clusters[:-1], [*clusters[-1], name]] if near else [*clusters, [name]]
+    return {
+        name: float(np.mean([at[n] for n in those])) + gap * 1.9 * (k - (len(those) - 1) / 2)
+        if len(those) > 1
+        else at[name]
+        for those in clusters
+        for k, name in enumerate(sorted(those, key=list(at).index))
+    }
 
 
 def _frontier(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[float, float]]:
@@ -349,13 +383,14 @@ def _frontier(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple
     return found
 
 
-def trial_picture(
-    arms: Mapping[str, Sequence[Run]], name: str | None, scored: Sequence[Scored], metric: str, start: float | None
-) -> Sheet:
+def trial_picture(arms: Mapping[str, Sequence[Run]], name: str | None, scored: Sequence[Scored], metric: str) -> Sheet:
     """The main plot of a trial: learning curves beside final scores; only the scores where there are no curves."""
     if name is None:
         return score_dots(scored, metric)
     sheet = Sheet(11.0, 4.2, columns=2, widths=(1.25, 1.0))
-    arm_curves(arms, name, "fraction", start if name == f"eval/{metric}" else None, sheet)
+    arm_curves(arms, name, "fraction", sheet)
     score_dots(scored, metric, sheet, column=1)
+    with mpl.rc_context(STYLE):
+        sheet.axes[1].set_title("After the budget: held-out test", pad=28)
+        sheet.axes[0].set_title("While learning: validation", pad=28)
     return sheet

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -16,7 +17,17 @@ from equipoise.errors import RecordError
 from equipoise.evaluate.table import read
 from equipoise.record.folder import write_atomic
 from equipoise.report import figures
-from equipoise.report.folders import UNITS, Exchange, Run, exchanges, load_json, load_run, training_rollouts, visible
+from equipoise.report.folders import (
+    UNITS,
+    Exchange,
+    Floats,
+    Run,
+    exchanges,
+    load_json,
+    load_run,
+    training_rollouts,
+    visible,
+)
 from equipoise.trial.result import LOWER_IS_BETTER, START, ArmRuns, evaluation_path, load_arms, number
 
 ITEMS, SAMPLES = 40, 4  # prompts and responses of each that are shown; the Parquet files have all
@@ -53,7 +64,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"visible": visible, "interval": number, "amount": _amount, "percent": lambda x: f"{x:.0%}"}
+    found.filters |= {
+        "visible": visible,
+        "interval": number,
+        "amount": _amount,
+        "amounts": _amounts,
+        "percent": lambda x: f"{x:.0%}",
+    }
     return found
 
 
@@ -61,6 +78,12 @@ def _amount(x: float | Mapping[str, float] | None) -> str:
     if x is None:
         return "–"
     return show(sum(x.values()) if isinstance(x, Mapping) else x)
+
+
+def _amounts(limits: Mapping[str, float]) -> str:
+    """Quantities with their units: 4e+12 FLOPs, 800 labels."""
+    words = {"flops": "FLOPs", "usd": "USD"}
+    return ", ".join(f"{_amount(x)} {words.get(u, u.replace('_', ' '))}" for u, x in limits.items())
 
 
 def _write(folder: Path, template: str, sheet: figures.Sheet, content: Mapping[str, Any]) -> Path:
@@ -87,9 +110,10 @@ def run_page(folder: Path) -> Path:
         "run": run,
         "final": run.final,
         "curves": [
-            Tab(words, _svg(figures.learning_curve(run, x), f"scores against {words}")) for x, words in axes.items()
+            Tab(words, figures.learning_curve(run, x).svg(f"scores against {words}")) for x, words in axes.items()
         ],
         "diagnostics": _diagnostics(run),
+        "constants": _constants(run),
         "metrics": _metrics(test.get("metrics", {}), start.get("metrics", {})),
         "test": test,
         "spending": _spending(run),
@@ -102,13 +126,20 @@ def run_page(folder: Path) -> Path:
     return _write(folder, "run.html", main, content)
 
 
-def _svg(sheet: figures.Sheet, label: str) -> Markup:
-    return sheet.svg(label)
-
-
 def _diagnostics(run: Run) -> list[tuple[str, Markup]]:
-    found = [(name, *DIAGNOSTICS[name]) for name in DIAGNOSTICS if len(run.curve(name)[0]) > 1]
-    return [(heading, _svg(figures.diagnostic(run, name, unit), heading)) for name, heading, unit in found]
+    """Pictures of the logged numbers that changed."""
+    found = [(name, *DIAGNOSTICS[name]) for name in DIAGNOSTICS if _changes(run.curve(name)[1])]
+    return [(heading, figures.diagnostic(run, name, unit).svg(heading)) for name, heading, unit in found]
+
+
+def _changes(y: Floats) -> bool:
+    return len(y) > 1 and bool(np.ptp(y) > 0)
+
+
+def _constants(run: Run) -> list[tuple[str, float]]:
+    """Headings of the logged numbers that stayed the same, and those numbers."""
+    columns = {DIAGNOSTICS[name][0]: run.curve(name)[1] for name in DIAGNOSTICS}
+    return [(heading, float(y[0])) for heading, y in columns.items() if len(y) and np.ptp(y) == 0]
 
 
 def _metrics(test: Mapping[str, Any], start: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -148,7 +179,6 @@ def trial_page(folder: Path) -> Path:
     runs = {arm.name: [load_run(path) for path in arm.folders] for arm in arms if arm.name != START}
     metric = result["verdicts"][0]["metric"] if result["verdicts"] else "pass@1"
     scored = [_scored(arm, result, metric) for arm in arms if metric in arm.metrics]
-    start = next((arm.value for arm in scored if arm.name == START), None)
     held_out = next((run.held_out for those in runs.values() for run in those if run.held_out), None)
     content = {
         "title": folder.resolve().name,
@@ -157,17 +187,19 @@ def trial_page(folder: Path) -> Path:
         "metric": metric,
         "looks": figures.looks([arm.name for arm in arms]),
         "groups": _verdict_groups(result["verdicts"]),
-        "forest": figures.differences(result["verdicts"]).svg("differences between arms")
+        "forest": figures.differences(_ordered(result["verdicts"])).svg("differences between arms")
         if result["verdicts"]
         else None,
-        "curves": _trial_curves(runs, held_out, start if held_out == f"eval/{metric}" else None),
-        "pareto": _pareto(scored, metric),
+        "failed": _failed(result.get("failed", ())),
+        "validation": _arm_curves(runs, held_out),
+        "rewards": _arm_curves(runs, "reward"),
+        "pareto": _pareto(scored, metric, settings["budget"]),
         "columns": _columns(result["arms"], metric),
         "spends": _spent_units(result["arms"]),
         "exchanges": _trial_exchanges(arms),
         "shown": (ITEMS, 2),
     }
-    picture = figures.trial_picture(runs, held_out, scored, metric, start)
+    picture = figures.trial_picture(runs, held_out, scored, metric)
     return _write(folder, "trial.html", picture, content)
 
 
@@ -189,21 +221,34 @@ def _verdict_groups(verdicts: Sequence[Mapping[str, Any]]) -> list[tuple[str, li
     ]
 
 
-def _trial_curves(runs: Mapping[str, Sequence[Run]], held_out: str | None, start: float | None) -> list[Tab]:
+def _ordered(verdicts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As the tables have them."""
+    return [v for _, those in _verdict_groups(verdicts) for v in those]
+
+
+def _failed(failures: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int], str]]:
+    """Arm, seeds and reason; seeds that failed for the same reason together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for f in failures:
+        found.setdefault((f["method"], str(f["reason"])), []).extend([] if f["seed"] is None else [f["seed"]])
+    return [(visible(method), seeds, visible(reason)) for (method, reason), seeds in found.items()]
+
+
+def _arm_curves(runs: Mapping[str, Sequence[Run]], name: str | None) -> list[Tab]:
     every = [run for those in runs.values() for run in those]
+    if name is None or not any(len(run.curve(name)[0]) > 1 for run in every):
+        return []
     spends = [unit for unit in UNITS if any(unit in run.spends() for run in every)]
-    tabs = []
-    for name, words in ((held_out, "validation"), ("reward", "training reward")):
-        if name is None or not any(len(run.curve(name)[0]) > 1 for run in every):
-            continue
-        for x, label in _against(spends).items():
-            sheet = figures.arm_curves(runs, name, x, start if name == held_out else None)
-            tabs.append(Tab(f"{words} by {label}", sheet.svg(f"{words} of every arm against {label}")))
-    return tabs
+    return [
+        Tab(words, figures.arm_curves(runs, name, x).svg(f"{name} of every arm against {words}"))
+        for x, words in _against(spends).items()
+    ]
 
 
-def _pareto(scored: Sequence[figures.Scored], metric: str) -> list[Tab]:
+def _pareto(scored: Sequence[figures.Scored], metric: str, budget: Mapping[str, float]) -> list[Tab]:
+    """One picture a unit; those that the budget makes equal come last, for they tell least."""
     units = [u for u in UNITS if any(s.get(u, 0.0) > 0 for arm in scored for s in arm.spent)]
+    units.sort(key=lambda u: u in budget)
     higher = metric not in LOWER_IS_BETTER
     return [
         Tab(UNITS[u][0], figures.pareto(scored, metric, u, higher).svg(f"score against {UNITS[u][0]}")) for u in units
@@ -211,10 +256,10 @@ def _pareto(scored: Sequence[figures.Scored], metric: str) -> list[Tab]:
 
 
 def _columns(arms: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
-    """Metrics for the table of arms: the verdicts' first, then the others but for parts."""
+    """Metrics for the table of arms besides the verdicts' own; parts last."""
     names = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
     rest = [n for n in names if n != metric and not n.startswith("parts/")]
-    return [n for n in (metric, *rest, *(n for n in names if n.startswith("parts/"))) if n in names]
+    return [*rest, *(n for n in names if n.startswith("parts/") and n != metric)]
 
 
 def _spent_units(arms: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -249,22 +250,30 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
         console.print(_verdict_table(result["verdicts"]))
     for failure in result["failed"]:
         seed = "" if failure.get("seed") is None else f" seed {failure['seed']}"
-        console.print(f"[red]failed[/red]  {escape(failure['method'])}{seed}: {escape(str(failure['reason']))}")
+        told = escape(printable(f"{failure['method']}{seed}: {failure['reason']}"))
+        console.print(f"[red]failed[/red]  {told}", highlight=False)
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _arm_table(result: Mapping[str, Any]) -> Table:
+    """The verdicts' metric, the budget's units, and what else was spent: narrow enough for 80 columns."""
     about = result["verdicts"][0]["metric"] if result["verdicts"] else "pass@1"
-    names = [about, *(n for n in ("reward", "length") if n != about)]
-    units = [u for u in ("generated_tokens", "trained_tokens", "labels", "flops", "usd", "seconds") if _used(result, u)]
-    table = Table(title=f"{result['task']} on {result['model']}: held-out test, mean and 95% interval")
-    table.add_column("arm")
+    heads = {"generated_tokens": "generated", "trained_tokens": "trained", "flops": "FLOPs", "usd": "USD"}
+    units = [u for u in dict.fromkeys([*result["budget"], "generated_tokens", "labels", "seconds"]) if _used(result, u)]
+    title = escape(printable(f"{result['task']} on {result['model']}: held-out test"))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("arm", no_wrap=True)
     table.add_column("seeds", justify="right")
-    for name in (*names, *(u.replace("_", " ") for u in units)):
-        table.add_column(name, justify="right")
+    table.add_column(f"{about} [95% interval]", justify="right", no_wrap=True)
+    for unit in units:
+        table.add_column(heads.get(unit, unit), justify="right", no_wrap=True)
     for arm in result["arms"]:
-        cells = [number(arm["metrics"].get(n)) for n in names]
-        spent = [show(arm["spent"][u]) if u in arm["spent"] else "–" for u in units]
-        table.add_row(escape(arm["method"]), str(len(arm["seeds"]) or "–"), *cells, *spent)
+        spent = [show(arm["spent"][u]) if arm["spent"].get(u) else "–" for u in units]
+        table.add_row(escape(arm["method"]), str(len(arm["seeds"]) or "–"), number(arm["metrics"].get(about)), *spent)
     return table
 
 
@@ -283,12 +292,14 @@ def number(metric: Mapping[str, float | None] | None) -> str:
 
 
 def _verdict_table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=f"verdicts on {found[0]['metric']}, adjusted for {len(found)} pairs (Holm)")
-    table.add_column("pair")
-    table.add_column("difference", justify="right")
+    title = f"{found[0]['metric']}, differences and verdicts, adjusted for {len(found)} pairs (Holm)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("pair", no_wrap=True)
+    table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("verdict")
-    for v in found:
-        cell = number({"value": v["estimate"], "low": v["low"], "high": v["high"]})
+    for v in sorted(found, key=lambda v: START not in (v["a"], v["b"])):
         colour = "dim" if v["verdict"].startswith("cannot tell") else "bold"
-        table.add_row(escape(f"{v['a']} − {v['b']}"), cell, f"[{colour}]{escape(v['verdict'])}[/{colour}]")
+        cell = number({"value": v["estimate"], "low": v["low"], "high": v["high"]})
+        words = escape(str(v["verdict"]).split(" by ")[0])  # the numbers stand beside it
+        table.add_row(escape(f"{v['a']} − {v['b']}"), cell, f"[{colour}]{words}[/{colour}]")
     return table

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from equipoise.errors import ArgumentError, RecordError
 from equipoise.record.folder import Folder, write_atomic
-from equipoise.trial.result import START, conclude, finished, print_result, run_folder
+from equipoise.trial.result import START, conclude, finished, print_result, printable, run_folder
 from equipoise.trial.workers import GRACE_S, SILENCE_S, Event, Job, run_jobs
 
 RUN_JOB = "equipoise.run.job:run_job"
@@ -266,20 +266,15 @@ class _Board:
         if event.status != "interrupted":
             self.progress.advance(self.whole)
         said = f"{event.job}: {event.status} {event.reason}".rstrip()
-        self.console.print(_printable(said), markup=False, highlight=False)
+        self.console.print(printable(said), markup=False, highlight=False)
 
 
 def _note(progress: Mapping[str, Any]) -> str:
     """What a job says of itself, in brief: a step with its reward, a share of the test, or words."""
     if "text" in progress:
-        return _printable(str(progress["text"]))
+        return printable(str(progress["text"]))
     if "done" in progress:
         return f"{progress.get('event', 'done')} {progress['done']} of {progress['total']}"
     names = {"step": "step", "reward": "reward", "eval/pass@1": "validation", "loss": "loss"}
     shown = {label: progress[name] for name, label in names.items() if progress.get(name) is not None}
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which could steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -216,7 +216,7 @@ def _forecast(parts: Parts, level: float) -> str:
     endless = float(np.sqrt(max(float(parts.items - parts.residual), 0.0)))
     wanted = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
     if parts.estimate != 0 and wanted * endless > abs(float(parts.estimate)):
-        return "more seeds alone would not, more test items might"
+        return "more seeds would not, more test items might"
     return f"more than {MOST_SEEDS} more seeds would be needed"
 
 
