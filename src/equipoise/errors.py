@@ -7,6 +7,7 @@ A message says what was got, what was expected, where, and how to fix it.
       UnknownName (ArgumentError)      a name that nothing has; suggests the nearest
       DataError (ValueError)           the user's data; cites file, row and column
       ModelError (ValueError)          a model that cannot be loaded or cannot do what is asked
+        TooLong                        a prompt, or a prompt with its reply, longer than the model's context
       MissingExtra (ImportError)       an optional package; says the command that installs it
       BudgetError (ValueError)         a budget that cannot be spent or is below one step
       VerifierFailure (RuntimeError)   too large a share of verdicts failed (never a reward of 0)
@@ -45,6 +46,10 @@ class DataError(EquipoiseError, ValueError):
 
 class ModelError(EquipoiseError, ValueError):
     """A model that cannot be loaded, or cannot do what is asked of it."""
+
+
+class TooLong(ModelError):
+    """A prompt, or a prompt with its reply, that is longer than the model's context."""
 
 
 class MissingExtra(EquipoiseError, ImportError):

@@ -74,7 +74,7 @@ def fitted(task: Task, engine: Engine, s: Settings) -> Task:
         return task
     from equipoise.tasks.file import fit
 
-    return fit(task, engine.encode, engine.info.context, str(s.knobs.get("long", "refuse")))
+    return fit(task, engine, str(s.knobs.get("long", "refuse")))
 
 
 def _spendable(recipe: Recipe, budget: Budget) -> None:

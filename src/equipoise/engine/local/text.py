@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from equipoise.errors import DataError, ModelError
+from equipoise.errors import DataError, ModelError, TooLong
 from equipoise.types import Message, Prompt, Reply, Response, Stop
 
 
@@ -31,7 +31,7 @@ class Text:
         else:
             raise DataError(f"prompt {prompt.id!r} has neither messages nor text, so nothing precedes a response.")
         if len(ids) >= self.context:
-            raise ModelError(
+            raise TooLong(
                 f"prompt {prompt.id!r} is {len(ids)} tokens long and model {self.name!r} reads at most {self.context}: "
                 "no room is left for a response. Shorten the prompt or choose a model with a longer context."
             )
@@ -52,7 +52,7 @@ class Text:
             trained, segment = [True] * len(ids), [0] * len(ids)
         full = len(prompt.ids or ()) + len(ids)
         if full > self.context:
-            raise ModelError(
+            raise TooLong(
                 f"prompt {prompt.id!r} with its reply is {full} tokens long and model {self.name!r} reads at most "
                 f"{self.context}. Shorten or drop the row."
             )
