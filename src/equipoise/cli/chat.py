@@ -23,7 +23,7 @@ def main(args: Sequence[str]) -> int:
     v = options.parse(
         "equipoise chat", "Talk to a model. An empty line or Ctrl-D ends; /new begins afresh.", flags, args
     )
-    from equipoise.cli.show import clean
+    from equipoise.cli.show import printable
     from equipoise.engine.local import load
     from equipoise.keys import Key
     from equipoise.types import Decoder, Message, Prompt
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> int:
         messages = (*messages, {"role": "user", "content": said})
         prompt = engine.encode(Prompt(f"turn {turn}", messages=messages))
         reply = engine.sample([prompt], 1, decoder, [Key((v["seed"], "chat", turn))])[0].responses[0].text
-        print(clean(reply).replace("\\[", "["), flush=True)
+        print(printable(reply), flush=True)
         messages, turn = (*messages, {"role": "assistant", "content": reply}), turn + 1
     return 0
 

@@ -79,7 +79,7 @@ def parse(prog: str, description: str, flags: Sequence[Flag], args: Sequence[str
     for f in sorted(flags, key=lambda f: f.default is not inspect.Parameter.empty):
         marks = [tyro.conf.Positional] if f.positional else []
         label = tyro.conf.arg(name=f.name, help=f.help or None, help_behavior_hint=_hint(f))
-        kind = Annotated[(_friendly(f.type), label, *marks)]
+        kind: Any = Annotated.__class_getitem__((_friendly(f.type), label, *marks))  # type: ignore[attr-defined]
         if f.default is inspect.Parameter.empty:
             entries.append((f.attribute, kind))
         else:

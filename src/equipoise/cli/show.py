@@ -19,9 +19,14 @@ from equipoise.types import Estimate
 UNITS = {"generated_tokens": "generated tokens", "trained_tokens": "trained tokens", "flops": "FLOPs", "usd": "USD"}
 
 
+def printable(text: str) -> str:
+    """Text without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def clean(text: str) -> str:
-    """Text without control characters, which could steer a terminal, and without markup."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """Text that rich prints as it is: no control characters, no markup."""
+    return escape(printable(text))
 
 
 def estimate(e: Mapping[str, float] | Estimate) -> str:

@@ -25,6 +25,8 @@ from equipoise.record.metrics import describe
 from equipoise.types import Cost, Group, Note
 from equipoise.verify import check_failures, failed
 
+# Groups without gradient are not trained on, so under a limit on trained tokens a solved task would go on forever.
+IDLE = 100
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -40,6 +42,7 @@ class Progress:
     streams: list[State] = field(default_factory=list)
     evaluated: int = 0
     closed: bool = False
+    idle: int = 0  # steps in a row that spent nothing of the budget
     verdicts: int = 0
     failed: int = 0
     longest_s: float = 0.0
@@ -192,7 +195,8 @@ class Loop:
         clock.lap("train")
         self.ledger.settle({"sampling": sampled - before + labels, "training": self.engine.spent() - sampled})
         self._record(stage, drawn, uses, {**learned, "lr": lr} if learned else {}, clock)
-        return None
+        self.at.idle = 0 if self.ledger.fraction() > fraction else self.at.idle + 1
+        return f"stalled: {IDLE} steps spent nothing of the budget" if self.at.idle >= IDLE else None
 
     def _draw(self, stage: Stage, i: int, clock: _Clock) -> Drawn:
         stream, state = stage.streams[i], self.at.streams[i]

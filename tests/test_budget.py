@@ -1,0 +1,103 @@
+"""Invariant 5: no budget is exceeded, everything is charged once, what is left is reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toy
+from equipoise import recipes
+from equipoise.budget import Budget, Ledger, Prices, amounts, journalled
+from equipoise.errors import BudgetError
+from equipoise.types import Cost, Score
+
+
+def test_fraction_is_the_largest_and_money_comes_from_prices() -> None:
+    prices = Prices(flop=1e-6, demonstration=0.5)
+    ledger = Ledger(Budget(flops=1000.0, usd=2.0, labels=10), prices)
+    ledger.charge("x", Cost(flops=100.0, labels={"demonstration": 2}))
+    assert ledger.fraction() == pytest.approx((1e-4 + 1.0) / 2)
+    assert ledger.unspent() == {"flops": 900.0, "usd": pytest.approx(0.9999), "labels": 8}
+
+
+def test_reserving_takes_the_longest_prefix_that_fits_and_settling_gives_back() -> None:
+    ledger = Ledger(Budget(generated_tokens=100))
+    assert ledger.reserve([Cost(generated_tokens=40)] * 3)[0] == 2
+    assert ledger.spent.generated_tokens == 80
+    ledger.settle({"sampling": Cost(generated_tokens=50)})
+    assert ledger.spent.generated_tokens == 50 and ledger.by.keys() == {"sampling"}
+    ledger.ceiling = 0.8
+    assert ledger.reserve([Cost(generated_tokens=40)])[0] == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan")])
+def test_a_budget_must_be_a_positive_number(limit: float) -> None:
+    with pytest.raises(BudgetError, match=r"--budget\.generated-tokens.*above 0"):
+        Budget(generated_tokens=limit)  # type: ignore[arg-type]
+
+
+def test_the_journal_adds_up_and_names_what_a_crash_lost(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with path.open("a") as file:
+        ledger = Ledger(Budget(generated_tokens=100), file=file)
+        ledger.reserve([Cost(generated_tokens=40)])
+        ledger.settle({"sampling": Cost(generated_tokens=30)})
+        state = json.loads(json.dumps(ledger.state()))
+        ledger.reserve([Cost(generated_tokens=40)])  # killed here: 40 were charged and are redone
+    with path.open("a") as file:
+        file.write('{"step": 1, "event": "cha')  # a torn line
+    assert journalled(path)[0].generated_tokens == 70
+    again = Ledger(Budget(generated_tokens=100), file=io.StringIO())
+    again.restore(state)
+    again.book_lost(journalled(path)[0])
+    assert again.spent.generated_tokens == 30 and again.lost.generated_tokens == 40
+
+
+UNITS = {"generated_tokens": 900, "trained_tokens": 700, "flops": 30_000.0, "usd": 3e-14, "labels": 37}
+
+
+@pytest.mark.parametrize("method", recipes.names())
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_method_exceeds_a_budget_and_what_was_spent_was_charged(method: str, unit: str, tmp_path: Path) -> None:
+    made = toy.recipe(method)
+    if unit not in made.spends:
+        return
+    price = Prices(demonstration=1e-15, preference=1e-15) if unit == "usd" else Prices()
+    loop = toy.loop(tmp_path / "run", method, Budget(**{unit: UNITS[unit]}))
+    loop.ledger.prices = price
+    loop.run()
+    spent = amounts(loop.ledger.spent, price)
+    assert 0 < spent[unit] <= UNITS[unit]
+    metered = loop.engine.spent()
+    assert loop.ledger.spent.generated_tokens == metered.generated_tokens
+    assert loop.ledger.spent.trained_tokens == metered.trained_tokens
+    assert loop.ledger.spent.flops == pytest.approx(metered.flops)
+    assert journalled(tmp_path / "run" / "ledger.jsonl")[0].flops == pytest.approx(metered.flops)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tokens=st.integers(30, 600), flops=st.floats(500, 20_000), prompts=st.integers(1, 9), samples=st.integers(2, 6))
+def test_the_last_steps_shrink_to_what_fits(
+    tmp_path_factory: pytest.TempPathFactory, tokens: int, flops: float, prompts: int, samples: int
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "run"
+    budget = Budget(generated_tokens=tokens, flops=flops)
+    loop = toy.loop(path, "grpo", budget, arguments={"prompts": prompts, "samples": samples})
+    loop.run()
+    assert loop.ledger.spent.generated_tokens <= tokens and loop.ledger.spent.flops <= flops
+    # nothing that would still have fitted was left: one more group is the smallest step
+    one = loop.engine.bound(1, samples, 3, True, 0, 1)
+    left = loop.ledger.unspent()
+    assert one.generated_tokens > left["generated_tokens"] or one.flops > left["flops"]
+
+
+def test_a_limit_that_is_no_longer_spent_ends_the_run(tmp_path: Path) -> None:
+    hopeless = dataclasses.replace(toy.TASK, verify=lambda ps, ts: [Score(0.0, "wrong") for _ in ts])
+    loop = toy.loop(tmp_path / "run", "grpo", Budget(trained_tokens=100), task=hopeless)
+    assert loop.run().startswith("stalled")

@@ -1,0 +1,110 @@
+"""A task on the tabular engine, whose every expectation is exact, and runs of it in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from equipoise import recipes
+from equipoise.budget import Budget, Ledger
+from equipoise.engine.tabular import TabularEngine
+from equipoise.record.folder import Folder
+from equipoise.run.loop import Loop
+from equipoise.types import Group, Note, Prompt, Response, Score, Task
+
+PROMPTS = [Prompt(id=f"p{i}", text=str(i)) for i in range(6)]
+
+
+def wanted(prompt: Prompt) -> str:
+    """A right response begins with this token."""
+    return str(1 + int(prompt.text or 0) % 3)
+
+
+def verify(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+    scores = []
+    for p, t in zip(prompts, texts, strict=True):
+        right = t.startswith(wanted(p))
+        scores.append(Score(float(right), "right" if right else "wrong", answer=t[:1] or None, parts={"one": 1.0}))
+    return scores
+
+
+TASK = Task(
+    "toy",
+    "Begin with the right token.",
+    {"train": PROMPTS, "validation": PROMPTS, "test": PROMPTS},
+    3,
+    "toy-1",
+    verify=verify,
+    demonstrate=lambda p: f"{wanted(p)} 1",
+)
+
+SIZES: Mapping[str, Any] = {"prompts": 4, "samples": 4, "lr": 0.5, "pairs": 4, "demonstrations": 4, "fit": 8}
+
+
+def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:
+    """A method's recipe in toy sizes."""
+    known = recipes.method(method).arguments
+    return recipes.build(method, task, **{k: v for k, v in SIZES.items() if k in known} | arguments)
+
+
+def engine(needs: frozenset[str] = frozenset(), optimiser: str = "sgd", **arguments: Any) -> TabularEngine:
+    heads = [n.removeprefix("head:") for n in sorted(needs) if n.startswith("head:")]
+    return TabularEngine(len(PROMPTS), 4, 3, heads=heads, optimiser=optimiser, **arguments)
+
+
+def loop(path: Path, method: str, budget: Budget, seed: int = 0, task: Task = TASK, **options: Any) -> Loop:
+    """A loop in a new folder, not yet run. ``options``: of Loop; ``arguments``: of the recipe."""
+    folder = Folder(path)
+    folder.create()
+    made = recipe(method, task, **options.pop("arguments", {}))
+    ledger = Ledger(budget, file=(folder / "ledger.jsonl").open("a"))
+    return Loop(made, options.pop("engine", None) or engine(made.needs), ledger, folder, seed, **options)
+
+
+def success(policy: TabularEngine, right: Callable[[Prompt, str], float] | None = None) -> float:
+    """Exact pass rate, averaged over prompts."""
+    judge = right or (lambda p, text: verify([p], [text])[0].value)
+    rates = [float(policy.expected(p, lambda r, p=p: judge(p, r.text)).detach()) for p in PROMPTS]
+    return float(np.mean(rates))
+
+
+def shuffled(task: Task = TASK) -> Task:
+    """The control: rewards of the same kind that say nothing about the response."""
+
+    def random(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+        scores = verify(prompts, texts)
+        order = np.random.default_rng(len(scores)).permutation(len(scores))
+        return [scores[i] for i in order]
+
+    return dataclasses.replace(task, verify=random, demonstrate=lambda p: "3 1" if int(p.text or 0) % 2 else "1 2")
+
+
+def response(ids: Sequence[int], **fields: Any) -> Response:
+    n = len(ids)
+    base: dict[str, Any] = {
+        "logprobs": np.full(n, -1.0, dtype=np.float32),
+        "trained": np.ones(n, dtype=bool),
+        "segment": np.zeros(n, dtype=np.int32),
+        "text": " ".join(map(str, ids)),
+    }
+    return Response(ids=np.array(ids, dtype=np.int64), **base | fields)
+
+
+def group(rewards: Sequence[float], lengths: Sequence[int] | None = None, **notes: Note) -> Group:
+    """A group with these rewards (right where above 0) and responses of token 1, ended."""
+    lengths = lengths or [2] * len(rewards)
+    responses = tuple(response([1] * (n - 1) + [0]) for n in lengths)
+    scores = tuple(Score(r, "right" if r > 0 else "wrong") for r in rewards)
+    return Group(dataclasses.replace(PROMPTS[0], ids=(0,)), responses, scores, notes)
+
+
+def random_policy(seed: int, prompts: int = 1, vocabulary: int = 3, length: int = 2, **options: Any) -> TabularEngine:
+    """A policy with random logits: no symmetry for a test to hide behind."""
+    made = TabularEngine(prompts, vocabulary, length)
+    init = torch.randn(made.weights["logits"].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return TabularEngine(prompts, vocabulary, length, init=init, **options)
