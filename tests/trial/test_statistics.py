@@ -43,7 +43,7 @@ def test_hand_computed_two_by_two() -> None:
     assert parts.estimate == pytest.approx(2.5)
     assert parts.variance() == pytest.approx((4 + 1 - 0) / 4)
     # with one degree of freedom each and the seeds' cautious value
-    caution = 1 / 0.2749959  # 1 / chi2_{0.4}(1)
+    caution = 1 / 0.2059001  # 1 / chi2_{0.35}(1)
     assert parts.freedom() == pytest.approx((caution + 0.25) ** 2 / (caution**2 + 0.25**2), rel=1e-5)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from equipoise.report.folders import UNITS, Floats, Run
 
@@ -142,7 +142,8 @@ def _x_axis(ax: Axes, against: str) -> None:
         words, name = UNITS[unit]
         ax.set_xlabel(f"{words} spent" if words.endswith(name) else f"{words} spent ({name})")
         ax.set_xlim(left=0)
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        plain = StrMethodFormatter("{x:g}")  # nobody reads micro-dollars
+        ax.xaxis.set_major_formatter(plain if unit == "usd" else EngFormatter(sep=""))
     ax.xaxis.set_major_locator(MaxNLocator(6))
 
 

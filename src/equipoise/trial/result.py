@@ -265,7 +265,7 @@ def _arm_table(result: Mapping[str, Any]) -> Table:
     heads = {"generated_tokens": "generated", "trained_tokens": "trained", "flops": "FLOPs", "usd": "USD"}
     units = [u for u in dict.fromkeys([*result["budget"], "generated_tokens", "labels", "seconds"]) if _used(result, u)]
     title = escape(printable(f"{result['task']} on {result['model']}: held-out test"))
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm", no_wrap=True)
     table.add_column("seeds", justify="right")
     table.add_column(f"{about} [95% interval]", justify="right", no_wrap=True)
@@ -293,7 +293,7 @@ def number(metric: Mapping[str, float | None] | None) -> str:
 
 def _verdict_table(found: Sequence[Mapping[str, Any]]) -> Table:
     title = f"{found[0]['metric']}, differences and verdicts, adjusted for {len(found)} pairs (Holm)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("pair", no_wrap=True)
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("verdict")

@@ -20,7 +20,7 @@ two methods' runs of the same seed can return. Where that correlation is positiv
 **Degrees of freedom.** Satterthwaite (1946) matches V's first two moments to a multiple of chi-squared:
 f = (A + B + J)^2 / (A^2/(n_a - 1) + B^2/(n_b - 1) + J^2/(m - 1)) with J = max(I - E, 0). With 2 to 4 degrees of
 freedom A and B are often far too small by chance, and then f is too large at the same time as V is too small. So f
-alone is computed from cautious values, the 60% upper confidence bounds A (n_a - 1) / chi2_{0.4}(n_a - 1).
+alone is computed from cautious values, the 65% upper confidence bounds A (n_a - 1) / chi2_{0.35}(n_a - 1).
 The interval is Student's with max(f, smallest n - 1) degrees of freedom; f's caution is chosen by simulation
 (``python -m equipoise.trial.simulate``), which gives the coverage figures in ``docs/trials.md``.
 
@@ -46,7 +46,7 @@ Floats = NDArray[np.float64]
 Count = int | NDArray[np.integer]
 
 ALPHA = 0.05
-CAUTION = 0.4  # chi-squared quantile behind the cautious seed variance; 0.5 covers 93.0% at worst, 0.4 93.2%
+CAUTION = 0.35  # chi-squared quantile behind the cautious seed variance; with 0.4 the worst setting covers 92.9%
 POWER = 0.8  # chance that "about n more seeds" aims at
 MOST_SEEDS = 100  # further seeds beyond which a forecast says no more than "many"
 
@@ -217,7 +217,7 @@ def _forecast(parts: Parts, level: float) -> str:
     wanted = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
     if parts.estimate != 0 and wanted * endless > abs(float(parts.estimate)):
         return "more seeds would not, more test items might"
-    return f"more than {MOST_SEEDS} more seeds would be needed"
+    return f"over {MOST_SEEDS} more seeds would"
 
 
 def seeds_needed(parts: Parts, level: float) -> int | None:
