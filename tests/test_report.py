@@ -169,6 +169,15 @@ def test_run_shows_before_and_after_spending_and_settings(run: tuple[Path, Page]
     assert page.raw.count("<article>") == 40 + 8  # test prompts, and four groups of the first and the last step
 
 
+def test_a_run_of_a_trial_is_set_beside_the_trials_start_model(tmp_path: Path) -> None:
+    out = make_trial(tmp_path, ["grpo"], seeds=2)
+    final = json.loads((out / "grpo-s1" / "final.json").read_text())
+    (out / "grpo-s1" / "final.json").write_text(json.dumps(final | {"start": None}))
+    page = Page(report_run(out / "grpo-s1"))
+    value = json.loads((out / "start" / "final.json").read_text())["test"]["metrics"]["pass@1"]["value"]
+    assert f"{value:.3f}" in page.words and ">before</h4>" in page.raw
+
+
 def test_an_unfinished_run_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("method = 'grpo'\n")
     assert "has not ended" in Page(report_run(tmp_path)).words

@@ -102,7 +102,7 @@ def _against(spends: Sequence[str]) -> dict[str, str]:
 
 def run_page(folder: Path) -> Path:
     run = load_run(folder)
-    test, start = run.final.get("test") or {}, run.final.get("start") or {}
+    test, start = run.final.get("test") or {}, run.final.get("start") or _trial_start(folder).get("test") or {}
     main = figures.learning_curve(run)
     axes = _against(run.spends())
     content = {
@@ -142,8 +142,23 @@ def _constants(run: Run) -> list[tuple[str, float]]:
     return [(heading, float(y[0])) for heading, y in columns.items() if len(y) and np.ptp(y) == 0]
 
 
+def _trial_start(folder: Path) -> Mapping[str, Any]:
+    """The final.json of the start model's test in the trial that a run belongs to; empty when there is none yet."""
+    path = folder.resolve().parent / START / "final.json"
+    return load_json(path) if path.exists() and (folder.resolve().parent / "trial.json").exists() else {}
+
+
 def _metrics(test: Mapping[str, Any], start: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    return [(visible(name), start.get(name), value) for name, value in test.items()]
+    """Rows of the table: shares of right answers first, then rewards and their parts, then what describes the test."""
+    order = ("pass@", "maj@", "loss", "preference", "reward", "parts/", "length", "truncated", "failed")
+    rank = {name: next((k for k, o in enumerate(order) if name.startswith(o)), len(order)) for name in test}
+    names = sorted(test, key=lambda n: (rank[n], int(n.split("@")[1]) if "@" in n else 0, n))
+    return [(visible(name), _count(name, start.get(name)), _count(name, test[name])) for name in names]
+
+
+def _count(name: str, metric: Mapping[str, float] | None) -> Mapping[str, float | None] | None:
+    """A count has no interval."""
+    return {"value": metric["value"], "low": None, "high": None} if metric and name == "failed" else metric
 
 
 def _spending(run: Run) -> list[tuple[str, Mapping[str, float]]]:
@@ -163,7 +178,8 @@ def _clock(run: Run) -> list[tuple[str, float, float]]:
 
 
 def _run_exchanges(folder: Path) -> list[Exchange]:
-    paths = {"before": folder / "evaluation" / "start.parquet", "after": evaluation_path(folder)}
+    own, shared = folder / "evaluation" / "start.parquet", evaluation_path(folder.resolve().parent / START)
+    paths = {"before": own if own.exists() else shared, "after": evaluation_path(folder)}
     tables = {name: read(path) for name, path in paths.items() if path.exists()}
     return exchanges(tables, ITEMS, SAMPLES)
 
