@@ -47,10 +47,10 @@ def bound(
     whose scope is the batch, reads its outputs once more per backward pass: count that among ``passes_forward``.
     """
     longest = max(min(max_new_tokens, info.context - prompt_tokens), 0)
-    scored, length = n * longest, prompt_tokens + longest
-    rows = (n * length, n * causal(length), scored)
+    scored, read = n * longest, max(longest - 1, 0)  # the last token is predicted and never read
+    rows = (n * (prompt_tokens + read), n * causal(prompt_tokens + read), scored)
     flops = passes_forward * forward(info, *rows) + passes_backward * training(info, *rows)
     if sampled:
         flops += forward(info, prompt_tokens, causal(prompt_tokens), 1)
-        flops += forward(info, scored, n * causal(longest, prompt_tokens), scored)
-    return Cost(scored if sampled else 0, scored * passes_backward, flops)
+        flops += forward(info, n * read, n * causal(read, prompt_tokens), n * read)
+    return Cost(scored if sampled else 0, scored * passes_backward, flops * (1 + 1e-9))  # sums may round otherwise

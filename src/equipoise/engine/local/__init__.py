@@ -79,7 +79,8 @@ def wrap(
     for parameter in model.parameters() if wrapper is None else ():
         parameter.requires_grad_(True)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        renamed = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        renamed({"use_reentrant": False})
     info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing)
     extra = _heads(heads or {}, exact)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)

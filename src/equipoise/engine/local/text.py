@@ -94,6 +94,8 @@ class Text:
     def _turns(self, prompt: Prompt, turns: Sequence[Message]) -> tuple[list[int], list[bool], list[int]]:
         """Ids, trained and segment of every turn after the prompt; ends with the last trained end token."""
         self.need_eos()
+        if not turns or turns[0].get("role") != "assistant":
+            raise DataError(f"the reply to prompt {prompt.id!r} must begin with an assistant turn, which is trained.")
         ids, messages = list(prompt.ids or ()), list(prompt.messages)
         trained, segment = [False] * len(ids), [0] * len(ids)
         for number, turn in enumerate(turns):
@@ -107,12 +109,7 @@ class Text:
             _extend(ids, closed, trained, segment, assistant, number, self._broken(prompt))
             if assistant:
                 self._end(prompt, ids, trained, start)
-        size = max((i for i, t in enumerate(trained) if t), default=-1) + 1
-        start = len(prompt.ids or ())
-        if size <= start:
-            raise DataError(
-                f"the reply to prompt {prompt.id!r} has no assistant turn, so nothing in it can be trained."
-            )
+        start, size = len(prompt.ids or ()), max(i for i, t in enumerate(trained) if t) + 1
         return ids[start:size], trained[start:size], segment[start:size]
 
     def _end(self, prompt: Prompt, ids: Sequence[int], trained: list[bool], start: int) -> None:
