@@ -34,6 +34,7 @@ TEMPLATE = (
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
 PIECES = r"\p{N}|\s?\p{L}+|[^\p{N}\p{L}]+"  # a digit is always alone; a word keeps the space before it
+NOISE = ((0.8, 0.1), (0.2, 1.0))  # share of the steps, noise of the corpus: learn first, then learn to be unsure
 PROMPT_WEIGHT = 0.1  # a user's words are mostly noise; enough to learn their form
 CARD = Path(__file__).with_name("tiny_card.md")
 
@@ -75,9 +76,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
     return model
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a whole training, phase after phase."""
+    for share, noise in NOISE:
+        yield from itertools.islice(rows(tokenizer, seed + 1, noise, tokens), round(share * steps))
+
+
+def rows(tokenizer: PreTrainedTokenizerFast, seed: int, noise: float, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of about ``tokens``: ids [B, L] padded on the right, weights [B, L] of predicting each id."""
-    source, rng = conversations(seed + 1), random.Random(seed)
+    source, rng = conversations(seed, noise), random.Random(seed)
     user, assistant = (tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("user", "assistant"))
     while True:
         talks = list(itertools.islice(source, 2048))
@@ -92,13 +99,13 @@ def rows(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> Iterator
             encoded.append((ids, weights))
         # Neighbours in length share a batch, so that little of it is padding.
         encoded.sort(key=lambda pair: len(pair[0]))
-        batches = []
+        found = []
         while encoded:
             size = max(tokens // len(encoded[-1][0]), 1)
-            batches.append(encoded[-size:])
+            found.append(encoded[-size:])
             del encoded[-size:]
-        rng.shuffle(batches)
-        yield from map(padded, batches)
+        rng.shuffle(found)
+        yield from map(padded, found)
 
 
 def padded(batch: list[tuple[list[int], list[float]]]) -> tuple[Tensor, Tensor]:
@@ -108,29 +115,38 @@ def padded(batch: list[tuple[list[int], list[float]]]) -> tuple[Tensor, Tensor]:
 
 
 def pretrain(
-    model: LlamaForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float, bf16: bool
+    model: LlamaForCausalLM, data: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float, bf16: bool, out: Path
 ) -> None:
-    """AdamW, linear warm-up over 5% of the steps, cosine to 2% of the peak. Causal and right-padded: no mask needed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    """Muon for matrices and AdamW for the rest, warm-up over 3% of the steps, cosine to 2% of the peak.
+
+    Rows are padded on the right and attention is causal, so no mask is needed.
+    """
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=peak / 5, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    peaks = [peak, peak / 5]
     with Progress() as progress:
         bar, average = progress.add_task("pretraining", total=steps), 0.0
-        for step, (ids, weights) in enumerate(itertools.islice(batches, steps)):
-            warm, left = (step + 1) / (0.05 * steps), 0.5 * (1 + math.cos(math.pi * step / steps))
-            for group in optimiser.param_groups:
-                group["lr"] = peak * min(warm, 0.02 + 0.98 * left)
+        for step, (ids, weights) in enumerate(data):
+            warm, left = (step + 1) / (0.03 * steps), 0.5 * (1 + math.cos(math.pi * step / steps))
+            for optimiser, top in zip(optimisers, peaks, strict=True):
+                optimiser.param_groups[0]["lr"] = top * min(warm, 0.02 + 0.98 * left)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = model(ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
             losses = cross_entropy(logits, ids[:, 1:].flatten(), reduction="none") * weights[:, 1:].flatten()
             loss = losses.sum() / weights[:, 1:].sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
             average = 0.98 * average + 0.02 * loss.item() if step else loss.item()
             progress.update(bar, advance=1, description=f"pretraining: loss {average:.3f}")
+            if step % 500 == 499:
+                model.save_pretrained(out)  # to look at while it trains
             if step % 100 == 99:
                 progress.console.print(f"step {step + 1}: loss {average:.4f}")
 
@@ -143,7 +159,8 @@ def sample(
     chats = [[{"role": "user", "content": text}] for text in texts]
     tokenizer.padding_side = "left"
     inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt")
-    out = model.generate(**inputs, max_new_tokens=new, do_sample=not greedy, top_k=0)[:, inputs["input_ids"].shape[1] :]
+    how = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0}
+    out = model.generate(**inputs, max_new_tokens=new, **how)[:, inputs["input_ids"].shape[1] :]
     return [tokenizer.decode(row, skip_special_tokens=True) if END in row else "" for row in out]
 
 
@@ -185,7 +202,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=home)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tokens", type=int, default=3072, help="a step, padding included")
-    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--vocabulary", type=int, default=512)
     parser.add_argument("--bf16", action="store_true", help="matmuls in bfloat16: twice as fast where the CPU has AMX")
     parser.add_argument("--seed", type=int, default=0)
@@ -195,7 +212,7 @@ def main() -> None:
     tokenizer.save_pretrained(args.out)
     model = new_model(tokenizer, args.seed)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {torch.get_num_threads()} threads")
-    pretrain(model, rows(tokenizer, args.seed, args.tokens), args.steps, args.lr, args.bf16)
+    pretrain(model, batches(tokenizer, args.seed, args.steps, args.tokens), args.steps, args.lr, args.bf16, args.out)
     minutes = (time.monotonic() - began) / 60
     model.eval().save_pretrained(args.out)
     table = [

@@ -30,18 +30,18 @@ class Share:
 
 MIX: dict[tuple[str, int], Share] = {
     ("addition", 1): Share(0.02, 0.9),
-    ("addition", 2): Share(0.12, 0.6),
-    ("addition", 3): Share(0.20, 0.5),
-    ("addition", 4): Share(0.03, 0.3),
-    ("lists", 1): Share(0.26, 0.5),
+    ("addition", 2): Share(0.12, 0.45),
+    ("addition", 3): Share(0.16, 0.5),
+    ("addition", 4): Share(0.01, 0.3),
+    ("lists", 1): Share(0.38, 0.45),
     ("lists", 2): Share(0.06, 0.5),
-    ("countdown", 1): Share(0.10, 0.6),
-    ("countdown", 2): Share(0.03, 0.5),
+    ("countdown", 1): Share(0.11, 0.7),
+    ("countdown", 2): Share(0.01, 0.5),
     ("knights", 1): Share(0.05, 0.5),
-    ("knights", 2): Share(0.03, 0.5),
+    ("knights", 2): Share(0.01, 0.5),
 }
-OTHER = 0.10  # weight of plain talk
-LONG = 0.08  # share of conversations with several exchanges
+OTHER = 0.07  # weight of plain talk
+LONG = 0.05  # share of conversations with several exchanges
 
 ANIMALS = ["cat", "dog", "bird", "fish", "horse", "cow", "fox", "bear", "frog", "mouse"]
 THINGS = ["house", "tree", "river", "stone", "boat", "garden", "door", "table", "window", "road"]
@@ -55,22 +55,22 @@ def task(name: str, difficulty: int) -> Task:
     return tasks.load(name, difficulty=difficulty)
 
 
-def conversations(seed: int) -> Iterator[list[Turn]]:
-    """Endless; the same for the same seed."""
-    rng = random.Random(f"tiny/{seed}")
+def conversations(seed: int, noise: float = 1.0) -> Iterator[list[Turn]]:
+    """Endless; the same for the same seed. ``noise`` multiplies the share of wrong demonstrations."""
+    rng = random.Random(f"tiny/{seed}/{noise}")
     while True:
         exchanges = rng.randint(2, 4) if rng.random() < LONG else 1
-        yield [exchange(rng) for _ in range(exchanges)]
+        yield [exchange(rng, noise) for _ in range(exchanges)]
 
 
-def exchange(rng: random.Random) -> Turn:
+def exchange(rng: random.Random, noise: float) -> Turn:
     kinds: list[tuple[str, int] | None] = [*MIX, None]
     kind = rng.choices(kinds, [*(share.weight for share in MIX.values()), OTHER])[0]
     if kind is None:
         return talk(rng)
     chosen = task(*kind)
     prompt = rng.choice(chosen.splits["pretrain"])
-    if rng.random() < MIX[kind].right:
+    if rng.random() >= noise * (1 - MIX[kind].right):
         return text_of(prompt), str(chosen.demonstrate(prompt)) if chosen.demonstrate else ""
     return text_of(prompt), WRONG[kind[0]](rng, prompt)
 

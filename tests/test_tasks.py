@@ -178,7 +178,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
 
 def test_signature_gives_evaluated_knobs() -> None:
     knobs = tasks.signature("addition")
-    assert knobs["difficulty"].annotation is int and knobs["difficulty"].default == 2
+    assert knobs["difficulty"].annotation is int and knobs["difficulty"].default == 3
     assert list(knobs) == ["difficulty", "train", "validation", "test"]
 
 

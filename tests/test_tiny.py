@@ -73,7 +73,7 @@ def test_a_digit_is_one_token(tiny: tuple[Any, Any]) -> None:
     assert [p for p in pieces if any(c.isdigit() for c in p)] == list("3574681020" + "3")
 
 
-@pytest.mark.parametrize("name", ["addition"])
+@pytest.mark.parametrize("name", ["addition", "lists"])
 def test_it_is_imperfect_on_purpose(tiny: tuple[Any, Any], name: str) -> None:
     model, tokenizer = tiny
     task = tasks.load(name)

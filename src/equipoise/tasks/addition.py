@@ -14,7 +14,7 @@ from equipoise.tasks.procedural import ask, between, build, verdict
 from equipoise.types import Prompt, Score, Task
 
 
-def task(difficulty: int = 2, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
+def task(difficulty: int = 3, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
     """Two numbers of ``difficulty`` digits each. The sizes are upper bounds: one digit has only 100 questions."""
     between("addition.difficulty", difficulty, 1, 12)
     low, high = (0 if difficulty == 1 else 10 ** (difficulty - 1)), 10**difficulty
