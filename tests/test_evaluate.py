@@ -235,6 +235,7 @@ def test_an_items_samples_do_not_depend_on_the_others() -> None:
     many = evaluate(tabular(40), TASK, "test", 40, 6, Key((1,)))
     for a, b in zip(few.groups, many.groups[:5], strict=True):
         assert [r.ids.tolist() for r in a.responses] == [r.ids.tolist() for r in b.responses]
+    assert len({r.key for g in many.groups for r in g.responses}) == 40 * 6  # and no two share a key
 
 
 def test_held_out_loss_and_preference_are_exact() -> None:

@@ -112,10 +112,13 @@ def test_arms_are_compared_on_the_items_they_share(tmp_path: Path) -> None:
             row["status"] = "timeout"
     write_rows(rows, tmp_path / "grpo-s1" / "evaluation" / "test.parquet")
     settings = {"task": "t", "model": "m", "budget": {}, "arms": ["grpo"], "seeds": [0, 1]}
-    [arm] = conclude(settings, tmp_path, [])["arms"]
+    write_start(tmp_path / "start")
+    arm, start = conclude(settings, tmp_path, [])["arms"]
     kept = {f"item-{i:03d}" for i in range(60)} - {"item-003", "item-005"}
     rights = [[r["right"] for r in evaluation_rows(1.6, s) if r["item"] in kept] for s in (0, 1)]
     assert arm["metrics"]["pass@1"]["value"] == pytest.approx(sum(map(sum, rights)) / (2 * 58 * 4))
+    before = [r["right"] for r in evaluation_rows(0.0, 0) if r["item"] in kept]
+    assert start["metrics"]["pass@1"]["value"] == pytest.approx(sum(before) / (58 * 4))
     with pytest.raises(UnknownName, match="pass@1"):
         conclude(settings, tmp_path, [], metric="pass1")
 
