@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,6 @@ from equipoise.verify import Verifier, named
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
 SPLIT_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2, "eval": 2}
-Long = Literal["refuse", "drop", "truncate"]
-Duplicates = Literal["refuse", "drop", "keep"]
 
 
 def task(
@@ -65,15 +63,21 @@ def task(
     columns. Raises DataError with every fault found, and what :func:`equipoise.verify.named` raises.
     """
     _one_of("long", long, ("refuse", "drop", "truncate"))
-    _one_of("duplicates", duplicates, ("refuse", "drop", "keep"))
     between("file.max_new_tokens", max_new_tokens, 1, 1_000_000)
     names = Columns(prompt, completion, chosen, rejected, label, messages, answer, id, split, chat)
-    need = _Need(answer=_needs_answer(verifier, answer_regex, schema), reply=verifier is None)
+    need = Need(answer=_needs_answer(verifier, answer_regex, schema), reply=verifier is None)
+    found = unjudged(path, names, need, test, duplicates, max_new_tokens)
+    judge = _verifier(verifier, answer_regex, schema, right_at, deadline_s, source_of(found).columns)
+    return replace(found, verify=judge.verify, close=judge.close) if judge else found
+
+
+def unjudged(path: str, names: Columns, need: Need, test: str | None, duplicates: str, max_new_tokens: int) -> Task:
+    """The file's prompts, demonstrations and pairs, without a verifier."""
+    _one_of("duplicates", duplicates, ("refuse", "drop", "keep"))
     sources = [_index(Path(path), names, need)]
     if test is not None:
         sources.append(replace(_index(Path(test), names, need, sources[0].form), prefix="test:"))
     splits, notes = _split(sources, duplicates, test is not None)
-    judge = _verifier(verifier, answer_regex, schema, right_at, deadline_s, sources[0].columns)
     kinds = sources[0].kinds
     count = sum(map(len, splits.values()))
     return Task(
@@ -82,10 +86,8 @@ def task(
         splits=splits,
         max_new_tokens=max_new_tokens,
         fingerprint="+".join(digest(s.rows.path) for s in sources),
-        verify=judge.verify if judge else None,
         demonstrate=_completion if kinds["reply"] and not kinds["label"] else None,
         pair=_pair if kinds["pair"] else None,
-        close=judge.close if judge else None,
     )
 
 
@@ -93,15 +95,15 @@ def task(
 
 
 @dataclass(frozen=True)
-class _Need:
+class Need:
     """What every row must have."""
 
-    answer: bool
-    reply: bool  # a reply or a pair
+    answer: bool = False
+    reply: bool = False  # a reply or a pair
 
 
 @dataclass
-class _Source:
+class Source:
     """An indexed file."""
 
     rows: Rows
@@ -135,7 +137,7 @@ class _Source:
         )
 
 
-def _index(path: Path, names: Columns, need: _Need, form: str | None = None) -> _Source:
+def _index(path: Path, names: Columns, need: Need, form: str | None = None) -> Source:
     """Read every row once. Raises DataError with all faults."""
     rows, faults = open_rows(path), Faults(path)
     words, whole, places = array("Q"), array("Q"), array("b")
@@ -165,11 +167,11 @@ def _index(path: Path, names: Columns, need: _Need, form: str | None = None) -> 
     faults.raise_any(rows.seen)
     assert form is not None
     as_words = (np.array(words, dtype=np.uint64), np.array(whole, dtype=np.uint64))
-    return _Source(rows, names, form, *as_words, np.array(places, dtype=np.int8), list(columns), kinds)
+    return Source(rows, names, form, *as_words, np.array(places, dtype=np.int8), list(columns), kinds)
 
 
 def _example(
-    row: Mapping[str, Any], found: str | None, form: str | None, names: Columns, need: _Need, where: str, faults: Faults
+    row: Mapping[str, Any], found: str | None, form: str | None, names: Columns, need: Need, where: str, faults: Faults
 ) -> Example | None:
     """A row in one shape; None after a fault."""
     if found is None or form is None:
@@ -207,7 +209,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _repetitions(words: NDArray[np.uint64]) -> list[tuple[int, int]]:
+def repeated(words: NDArray[np.uint64]) -> list[tuple[int, int]]:
     """(first, later) places of equal words, one pair for each place that repeats an earlier one."""
     order = np.argsort(words, kind="stable")
     fresh = np.ones(len(words), dtype=np.bool_)
@@ -217,7 +219,7 @@ def _repetitions(words: NDArray[np.uint64]) -> list[tuple[int, int]]:
 
 
 def _check_ids(ids: array[int], owners: array[int], rows: Rows, names: Columns, faults: Faults) -> None:
-    for first, later in _repetitions(np.array(ids, dtype=np.uint64)):
+    for first, later in repeated(np.array(ids, dtype=np.uint64)):
         own = str(rows[owners[later]].get(names.id))[:60]
         got = f"column {names.id}: {own!r} as in {rows.unit} {rows.number(owners[first])}"
         where = f"{rows.unit} {rows.number(owners[later])}"
@@ -248,7 +250,7 @@ def _format_fix() -> str:
 class FileSplit(Sequence[Prompt]):
     """Rows of a file, read when looked at. ``change`` adapts the rows in ``changed`` to a model."""
 
-    source: _Source
+    source: Source
     places: NDArray[np.int64]  # [n] rows of the file
     changed: frozenset[int] = frozenset()
     change: Callable[[Prompt], Prompt] | None = None
@@ -268,7 +270,14 @@ class FileSplit(Sequence[Prompt]):
         return self.change(prompt) if self.change and row in self.changed else prompt
 
 
-def _split(sources: list[_Source], duplicates: str, has_test: bool) -> tuple[dict[str, FileSplit], list[str]]:
+def source_of(task: Task) -> Source:
+    """The indexed file behind a task's training split."""
+    split = task.splits["train"]
+    assert isinstance(split, FileSplit)
+    return split.source
+
+
+def _split(sources: list[Source], duplicates: str, has_test: bool) -> tuple[dict[str, FileSplit], list[str]]:
     """Rows of each split and notes for the summary. Raises DataError for duplicates and empty splits."""
     main = sources[0]
     notes: list[str] = []
@@ -293,7 +302,7 @@ def _split(sources: list[_Source], duplicates: str, has_test: bool) -> tuple[dic
     return splits, notes
 
 
-def _assign(source: _Source, places: NDArray[np.int8], has_test: bool, notes: list[str]) -> None:
+def _assign(source: Source, places: NDArray[np.int8], has_test: bool, notes: list[str]) -> None:
     """Give every row without a split one by the hash of its prompt; in place. A split the file names is left alone."""
     named_splits = {int(p) for p in np.unique(places) if p >= 0}
     open_rows_ = np.flatnonzero(places < 0)
@@ -311,7 +320,7 @@ def _assign(source: _Source, places: NDArray[np.int8], has_test: bool, notes: li
     notes.append(f"{' and '.join(wanted[1:]) or 'train'} by hash of the prompt")
 
 
-def _lend(source: _Source, places: NDArray[np.int8], rows: NDArray[np.int64], place: int) -> None:
+def _lend(source: Source, places: NDArray[np.int8], rows: NDArray[np.int64], place: int) -> None:
     """A small file may leave a split empty by chance: it gets the train prompt of the smallest hash."""
     train = [r for r in rows if places[r] == 0]
     if len({int(source.words[r]) for r in train}) > 1:
@@ -322,7 +331,7 @@ def _lend(source: _Source, places: NDArray[np.int8], rows: NDArray[np.int64], pl
 
 
 def _distinct(
-    parts: list[tuple[_Source, NDArray[np.int8]]], duplicates: str, notes: list[str]
+    parts: list[tuple[Source, NDArray[np.int8]]], duplicates: str, notes: list[str]
 ) -> list[NDArray[np.bool_]]:
     """Which rows stay. A repetition is a row that says what an earlier one says; a leak is a prompt of the test or
     validation split that is trained on. Raises DataError where they are refused."""
@@ -340,10 +349,10 @@ def _distinct(
     return keep
 
 
-def _repeated(parts: list[tuple[_Source, NDArray[np.int8]]], keep: list[NDArray[np.bool_]]) -> list[tuple[str, int]]:
+def _repeated(parts: list[tuple[Source, NDArray[np.int8]]], keep: list[NDArray[np.bool_]]) -> list[tuple[str, int]]:
     found = []
     for (source, _), kept in zip(parts, keep, strict=True):
-        pairs = _repetitions(source.whole)
+        pairs = repeated(source.whole)
         kept[[later for _, later in pairs]] = False
         if pairs:
             numbers = [f"{source.rows.number(b)} (as {source.rows.number(a)})" for a, b in pairs[:3]]
@@ -352,7 +361,7 @@ def _repeated(parts: list[tuple[_Source, NDArray[np.int8]]], keep: list[NDArray[
     return found
 
 
-def _leaked(parts: list[tuple[_Source, NDArray[np.int8]]], keep: list[NDArray[np.bool_]]) -> list[tuple[str, int]]:
+def _leaked(parts: list[tuple[Source, NDArray[np.int8]]], keep: list[NDArray[np.bool_]]) -> list[tuple[str, int]]:
     """Prompts shared by two splits stay in the later one: test before validation before train."""
     found = []
     for low, high in ((0, 1), (0, 2), (1, 2)):

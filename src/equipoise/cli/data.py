@@ -1,0 +1,37 @@
+"""equipoise data check FILE --model M: what a file would teach, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from equipoise.cli import options
+from equipoise.cli.options import Flag
+from equipoise.errors import UnknownName
+from equipoise.tasks.formats import Columns
+
+
+def main(args: Sequence[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: equipoise data check FILE --model M [--test FILE] [--task.<column> NAME]")
+        return 0
+    if args[0] != "check":
+        raise UnknownName("data command", args[0], ["check"])
+    flags = [
+        Flag("file", str, help="JSONL, CSV or Parquet", positional=True),
+        Flag("model", str, help="whose tokenizer and chat template are used"),
+        Flag("task.test", str | None, None, "a file with the test prompts"),
+        *(Flag(f"task.{f.name}", type(f.default), f.default, _help(f.name)) for f in fields(Columns)),
+    ]
+    v = options.parse("equipoise data check", "Show what a file would teach a model.", flags, args[1:])
+    from rich.console import Console
+
+    from equipoise.engine.local import load
+    from equipoise.tasks.inspect import inspect, render
+
+    render(inspect(v["file"], load(v["model"]), **options.under(v, "task")), Console())
+    return 0
+
+
+def _help(name: str) -> str:
+    return "put text prompts to the model as a user's turn" if name == "chat" else "name of this column"
