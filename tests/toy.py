@@ -43,7 +43,7 @@ TASK = Task(
     demonstrate=lambda p: f"{wanted(p)} 1",
 )
 
-SIZES: Mapping[str, Any] = {"prompts": 4, "samples": 4, "lr": 0.5, "pairs": 4, "demonstrations": 4, "fit": 8}
+SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
 
 
 def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:

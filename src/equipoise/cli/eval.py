@@ -51,9 +51,9 @@ def evaluate(v: dict[str, Any], board: Any) -> dict[str, Any]:
     from equipoise import tasks
     from equipoise.engine.local import deterministic, load
     from equipoise.evaluate import evaluate as measure
+    from equipoise.job.job import fitted
+    from equipoise.job.settings import Settings
     from equipoise.keys import Key
-    from equipoise.run.job import fitted
-    from equipoise.run.settings import Settings
 
     deterministic(v["threads"])
     knobs = options.under(v, "task")

@@ -36,8 +36,8 @@ def main(args: Sequence[str]) -> int:
 
 def _from_checkpoint(run: Path, folder: Path, merge: bool) -> None:
     """The newest checkpoint's policy: of a run that has not ended, or as an adapter."""
+    from equipoise.job.job import prepare, saved
     from equipoise.record import checkpoint
-    from equipoise.run.job import prepare, saved
 
     engine = prepare(saved(run)).engine
     engine.load(checkpoint.newest(run / "checkpoints") / "engine")

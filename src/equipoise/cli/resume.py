@@ -25,7 +25,8 @@ def main(args: Sequence[str]) -> int:
         resume(folder, v["jobs"])
         return conclude(folder)
     from equipoise.cli import show
-    from equipoise.run.job import run_job, saved
+    from equipoise.job.job import run_job, saved
+    from equipoise.report import report_run
 
     s = saved(folder)
     s = replace(s, allow=(*s.allow, *v["allow"]))
@@ -34,14 +35,17 @@ def main(args: Sequence[str]) -> int:
     else:
         with show.Board(sys.stderr) as board:
             run_job(s.json(), folder, board.hear)
+        report_run(folder)
     show.outcome(folder)
     return 0
 
 
 def conclude(folder: Path) -> int:
-    """Write a trial's report and say where it is."""
-    from equipoise.report import report_trial
+    """Write the reports of a trial and of its runs, and say where the trial's is."""
+    from equipoise.report import report_run, report_trial
 
+    for run in sorted(folder.glob("*-s*/final.json")):
+        report_run(run.parent)
     if (folder / "result.json").exists():
         print(f"report: {report_trial(folder)}")
     return 0

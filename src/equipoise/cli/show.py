@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from equipoise.budget import amounts, show
-from equipoise.run.job import Prepared, smallest_step
+from equipoise.job.job import Prepared, smallest_step
 from equipoise.types import Estimate
 
 UNITS = {"generated_tokens": "generated tokens", "trained_tokens": "trained tokens", "flops": "FLOPs", "usd": "USD"}
@@ -63,7 +63,7 @@ class Board:
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """An event of a run: say, step or test."""
-        if event["event"] == "say":
+        if event["event"] in ("say", "alarm"):
             self.say(event["text"])
         elif event["event"] == "test":
             self._move("test", event["done"], event["total"], "")

@@ -12,7 +12,7 @@ from equipoise import recipes
 from equipoise.cli import options
 from equipoise.cli.options import Flag
 from equipoise.errors import ArgumentError
-from equipoise.run.settings import EvalSettings, Settings, TestSettings
+from equipoise.job.settings import EvalSettings, Settings, TestSettings
 
 HELP = "Post-train a model with one method under a metered budget. `equipoise train METHOD --help` shows its arguments."
 
@@ -91,7 +91,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _replay(args: Sequence[str]) -> int:
-    from equipoise.run.job import saved
+    from equipoise.job.job import saved
 
     flags = [
         Flag("from", str, help="a run.toml, or a run directory"),
@@ -121,14 +121,16 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
     from equipoise.cli import show
 
     if dry_run:
-        from equipoise.run.job import prepare
+        from equipoise.job.job import prepare
 
         show.plan(prepare(s), out)
         return 0
-    from equipoise.run.job import run_job
+    from equipoise.job.job import run_job
+    from equipoise.report import report_run
 
     with show.Board(sys.stderr) as board:
         board.say(f"run directory: {out}")
         run_job(s.json(), out, board.hear)
+    report_run(out)
     show.outcome(out)
     return 0

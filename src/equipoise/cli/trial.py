@@ -11,7 +11,7 @@ from equipoise.cli import options, train
 from equipoise.cli.options import Flag
 from equipoise.cli.resume import conclude
 from equipoise.errors import ArgumentError
-from equipoise.run.settings import TestSettings
+from equipoise.job.settings import TestSettings
 
 HELP = "Compare methods at equal budget. An argument of one method is --METHOD.ARGUMENT, as in --grpo.samples 16."
 

@@ -131,6 +131,8 @@ class TabularEngine:
         word = np.array([key.word], dtype=np.uint64)
         for t in range(min(decoder.max_new_tokens, self.length)):
             logp = torch.log_softmax(table[self.prefixes[tuple(ids)]] / decoder.temperature, -1)
+            if not torch.isfinite(logp).any():
+                raise Diverged(f"the policy's logits are not finite after {ids} of {key}")
             cumulative = np.cumsum(logp.exp().numpy())
             u = float(uniforms(word, np.array([t]))[0]) * cumulative[-1]
             token = int(np.searchsorted(cumulative, u, side="right"))

@@ -47,8 +47,9 @@ def _mismatch(groups: Sequence[Group]) -> dict[str, float]:
     gaps = [
         np.abs(np.asarray(r.logprobs, dtype=np.float64) - logp)[r.trained]
         for g in groups
-        if "logp" in g.notes
-        for r, logp in zip(g.responses, g.notes["logp"].values, strict=True)
+        for note in [g.notes.get("old", g.notes.get("logp"))]  # "old" is from before every update of the step
+        if note is not None
+        for r, logp in zip(g.responses, note.values, strict=True)
         if r.logprobs is not None
     ]
     flat = np.concatenate(gaps) if gaps else np.zeros(0)

@@ -1,1 +1,1 @@
-"""Running a recipe: the loop, the preflight, and the job that puts a run together from its settings."""
+"""The loop that runs a recipe."""

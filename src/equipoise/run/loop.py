@@ -27,6 +27,7 @@ from equipoise.verify import check_failures, failed
 
 # Groups without gradient are not trained on, so under a limit on trained tokens a solved task would go on forever.
 IDLE = 100
+MISMATCH = 0.01  # nats a token between sampler and learner, mean of a step: above it something is wrong
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -41,6 +42,7 @@ class Progress:
     stage_steps: int = 0
     streams: list[State] = field(default_factory=list)
     evaluated: int = 0
+    opened: bool = False  # base kept, first evaluation made
     closed: bool = False
     idle: int = 0  # steps in a row that spent nothing of the budget
     verdicts: int = 0
@@ -129,7 +131,8 @@ class Loop:
     def run(self) -> str:
         """Train to the end; says why it ended: "budget spent", "sources dry", "steps done" or "interrupted"."""
         reason = "budget spent"
-        if self.at.step == 0 and not self.at.entered:
+        if not self.at.opened:
+            self.at.opened = True
             if "policy:base" in self.recipe.needs or any(s.restart for s in self.recipe.stages):
                 self.engine.combine("base", {"current": 1.0})
             self._evaluate({"step": 0}, {})
@@ -160,7 +163,10 @@ class Loop:
         if self._out_of_time():
             return "budget spent"
         started = time.monotonic()
-        ended = self._step(stage)
+        try:
+            ended = self._step(stage)
+        except Diverged as e:
+            raise Diverged(f"step {self.ledger.step}: {e}. {KEPT}") from e
         self.at.longest_s = max(self.at.longest_s, time.monotonic() - started)
         return ended
 
@@ -237,19 +243,14 @@ class Loop:
             moved = False
             for plan in plans:
                 if k < len(plan):
-                    moved |= plan[k].backward(self.engine, sums, self.at.step)
+                    moved |= plan[k].backward(self.engine, sums)
             if moved:
-                norms.append(self._update(lr))
-        metrics = {name: total / n for name, (total, n) in sums.items() if n}
+                norms.append(self.engine.step(lr)["grad_norm"])
+        # The mismatch is the rollouts' to tell (record.metrics): here it would mix in the updates of the step.
+        metrics = {name: total / n for name, (total, n) in sums.items() if n and not name.startswith("mismatch")}
         if norms:
             metrics["grad_norm"] = float(np.mean(norms))
         return metrics, [_uses(d, plan) for d, plan in zip(drawn, plans, strict=True)]
-
-    def _update(self, lr: float) -> float:
-        try:
-            return self.engine.step(lr)["grad_norm"]
-        except Diverged as e:
-            raise Diverged(f"step {self.at.step}: {e}. {KEPT}") from e
 
     def _plan(self, d: Drawn) -> list[Minibatch]:
         """The optimiser steps to make of a stream's groups: epochs x minibatches of whole groups."""
@@ -283,6 +284,9 @@ class Loop:
         rollouts.write(self.folder / "rollouts", self.at.step, lines)
         found = describe([g for used in uses for g, _ in used])
         line = {"step": self.at.step, "stage": stage.name, **found, **learned}
+        if found.get("mismatch", 0.0) > MISMATCH:
+            text = f"step {self.at.step}: sampler and learner differ by {found['mismatch']:.3g} nats a token on average"
+            self.report({"event": "alarm", "text": f"{text}, more than {MISMATCH}; the policy gradient is biased"})
         clock.lap("record")
         self._evaluate(line, clock.laps)
 
@@ -352,7 +356,7 @@ class Minibatch:
         noted = {id(g): replace(g, notes={**g.notes, name: Note("token", v)}) for g, v in zip(on, values, strict=True)}
         self.groups = [noted.get(id(g), g) for g in self.groups]
 
-    def backward(self, engine: Engine, sums: dict[str, tuple[float, float]], step: int) -> bool:
+    def backward(self, engine: Engine, sums: dict[str, tuple[float, float]]) -> bool:
         """Add the gradient and the metrics' sums; whether there was anything with a gradient in it."""
         objective = self.stream.objective
         assert objective is not None
@@ -360,10 +364,7 @@ class Minibatch:
         if not active:
             return False
         groups = [self.groups[k] for k in active]
-        try:
-            metrics, notes = engine.backward(groups, objective, count(self.groups))
-        except Diverged as e:
-            raise Diverged(f"step {step}: {e}. {KEPT}") from e
+        metrics, notes = engine.backward(groups, objective, count(self.groups))
         for name, (total, n) in metrics.items():
             had = sums.get(name, (0.0, 0.0))
             sums[name] = (had[0] + total, had[1] + n)

@@ -28,7 +28,7 @@ from equipoise.record.folder import Folder, write_atomic
 from equipoise.trial.result import START, conclude, finished, print_result, printable, run_folder
 from equipoise.trial.workers import GRACE_S, SILENCE_S, Event, Job, run_jobs
 
-RUN_JOB = "equipoise.run.job:run_job"
+RUN_JOB = "equipoise.job.job:run_job"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any
 from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
 from equipoise.errors import BudgetError, RecordError
+from equipoise.job import preflight
+from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.signals import judge
 from equipoise.protocols import Engine
@@ -23,9 +25,7 @@ from equipoise.recipe import Recipe, Stream
 from equipoise.record import rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.trackers import open_tracker
-from equipoise.run import preflight
 from equipoise.run.loop import Loop, Report, Schedule, passes
-from equipoise.run.settings import Settings, settings
 from equipoise.types import Cost, Task
 
 EVAL_SHARE = 0.25  # of the budget, the most that scheduled evaluation takes unless told otherwise
@@ -176,6 +176,8 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
 
     def heard(event: Mapping[str, Any]) -> None:
         report(event)
+        if event["event"] != "step":
+            return
         numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and k not in ("event", "step")}
         track(numbers, int(event["step"]))
 
@@ -205,7 +207,6 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
     ledger.stop_clock()
     folder.write_json("spent.json", ledger.report())
     if reason == "interrupted":
-        _report(folder)
         report(
             {"event": "say", "text": f"stopped after step {loop.at.step}; go on with: equipoise resume {folder.path}"}
         )
@@ -291,15 +292,7 @@ def _finish(p: Prepared, folder: Folder, reason: str, ledger: Ledger, report: Re
             "stopped": reason,
         },
     )
-    if trained:
-        _report(folder)
     report({"event": "say", "text": f"done: {reason}"})
-
-
-def _report(folder: Folder) -> None:
-    from equipoise.report import report_run
-
-    report_run(folder.path)
 
 
 def _read_json(path: Path) -> Any:

@@ -1,0 +1,1 @@
+"""A run put together from its settings: what the command line and a trial's workers call."""
