@@ -10,7 +10,7 @@ import pytest
 
 from equipoise import tasks
 from equipoise.errors import ArgumentError, UnknownName
-from equipoise.tasks import countdown, knights, splits
+from equipoise.tasks import countdown, knights, lists, splits
 from equipoise.types import Prompt, Task
 
 CASES = [(name, difficulty) for name in ("addition", "countdown", "lists", "knights") for difficulty in (1, 2, 3)]
@@ -109,6 +109,24 @@ def test_lists_by_hand() -> None:
     texts = ["2 4 7 9", "[2, 4, 7, 9]", "2 4 7 9.", "2 4 9 7", "2 4 7", "sorted: 2 4 7 9", "none"]
     assert [s.status for s in task.verify([prompt] * 7, texts)] == [*["right"] * 3, *["wrong"] * 2, "unparsed", "wrong"]
     assert task.verify([one("Keep the even: 1 3", "none")], ["None."])[0].status == "right"
+
+
+def test_every_operation_by_hand() -> None:
+    expected = {
+        "sort": "2 2 4 7 9",
+        "descending": "9 7 4 2 2",
+        "reverse": "2 7 2 9 4",
+        "max": "9",
+        "min": "2",
+        "sum": "24",
+        "count": "5",
+        "unique": "4 9 2 7",
+        "even": "4 2 2",
+        "odd": "9 7",
+        "rotate": "9 2 7 2 4",
+        "double": "8 18 4 14 4",
+    }
+    assert {name: lists.shown(f([4, 9, 2, 7, 2])) for name, (_, f) in lists.OPERATIONS.items()} == expected
 
 
 def test_lists_of_one_operation() -> None:
