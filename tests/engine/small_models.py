@@ -59,6 +59,7 @@ def make_model(kind: str, seed: int = 0, **changes: Any) -> Any:
             **shared | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2} | changes
         ),
         "mixtral": lambda: tf.MixtralConfig(**common | {"num_local_experts": 4, "sliding_window": None} | changes),
+        "rwkv": lambda: tf.RwkvConfig(**shared | {"hidden_size": 32, "num_hidden_layers": 2} | changes),
         "mamba": lambda: tf.MambaConfig(
             **shared | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.2} | changes
         ),

@@ -31,12 +31,12 @@ def same(a: Any, b: Any) -> None:
             np.testing.assert_allclose(r.logprobs, s.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3", "mamba"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "mamba", "rwkv"])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("rows", [1, 3, 5, 64])
 def test_rows_in_flight_do_not_change_samples(kind: str, rows: int) -> None:
     """One at a time, in small lots that refill, or all at once: keys decide, not neighbours."""
-    samples, tokens = (5, 24) if kind != "mamba" else (3, 6)
+    samples, tokens = (5, 24) if kind in ("llama", "gemma3") else (3, 8)
     wide, narrow = make_engine(kind, seed=1), make_engine(kind, seed=1, sampled_rows=rows)
     same(rollouts(wide, 4, samples, tokens), rollouts(narrow, 4, samples, tokens))
 
@@ -120,7 +120,7 @@ def test_context_bounds_a_response() -> None:
     assert {r.stop for r in responses if len(r.ids) == 8 and r.ids[-1] != 1} == {"length"}
 
 
-@pytest.mark.parametrize("kind", ["llama", "mamba"])
+@pytest.mark.parametrize("kind", ["llama", "mamba", "rwkv"])
 @pytest.mark.filterwarnings("ignore")
 def test_the_environment_answers_in_the_same_row(kind: str) -> None:
     engine = make_engine(kind, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -22,9 +23,9 @@ class Unsupported(Exception):
 class Network:
     """A causal language model, read as hidden states and an output head.
 
-    ``packs``: rows of several segments give the log-probs of single rows. ``caches``: so does decoding with a cache
-    of keys and values. ``splits``: the head on hidden states gives the model's logits. The three are found out at
-    load (``probe``); where one is False, ``reasons`` says why, and a slower way is taken.
+    ``packs``: rows of several segments give the log-probs of single rows. ``splits``: the head on hidden states gives
+    the model's logits. ``memory``: how decoding rows are remembered: "columns" (keys and values under our masks),
+    "own" (the model's cache), "none". They are found out at load (``probe``); ``reasons`` says why not the best.
     """
 
     def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
@@ -32,7 +33,8 @@ class Network:
         self.device = device
         self.compute = compute  # of the matmuls
         self.config = model.config.get_text_config()
-        self.packs = self.caches = self.splits = True
+        self.packs = self.splits = True
+        self.memory = "columns"
         self.reasons: dict[str, str] = {}
         self.eager = model.config._attn_implementation == "eager"
         types = getattr(self.config, "layer_types", None)
@@ -42,7 +44,8 @@ class Network:
 
     @property
     def body(self) -> nn.Module:
-        return cast(nn.Module, self.model.base_model)
+        found = self.model.base_model
+        return cast(nn.Module, found if found is not self.model else getattr(found, "model", found))
 
     @property
     def width(self) -> int:
@@ -102,11 +105,15 @@ class Network:
         if mask is not None:
             keywords |= {"attention_mask": mask, "position_ids": position}
         if cache is not None:
-            keywords["past_key_values"] = cache
+            keywords[self._cache_argument()] = cache
         with self.autocast():
             if self.splits:
                 return cast(Tensor, self.body(input_ids=ids, **keywords).last_hidden_state)
             return cast(Tensor, self.model(input_ids=ids, **keywords).logits)
+
+    def _cache_argument(self) -> str:
+        names = inspect.signature(self.body.forward).parameters
+        return "cache_params" if "cache_params" in names else "past_key_values"
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, V] in float32 (float64 stays)."""
@@ -122,8 +129,9 @@ class Network:
             z = z / divisor
         if (factor := getattr(self.config, "logit_scale", None)) is not None:
             z = z * factor
-        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
-            z = cap * torch.tanh(z / cap)
+        for name in ("final_logit_softcapping", "logits_soft_cap"):
+            if (cap := getattr(self.config, name, None)) is not None:
+                z = cap * torch.tanh(z / cap)
         return z
 
     def logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor, entropy: bool) -> Mapping[str, Tensor]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.engine.local.decoding import begin
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.rows import Sequences, build
-from equipoise.engine.local.sampler import Cached
 from equipoise.errors import ModelError
 
 TOLERANCE = 1e-3  # largest difference of logits, in standard deviations of the logits; a leak shows as 1e-2 or more
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # largest difference of logits, in standard deviations of the 
 
 @torch.no_grad()
 def probe(network: Network, name: str, context: int) -> None:
-    """Set ``packs``, ``caches`` and ``splits``; warn with the reason where one is False.
+    """Set ``packs``, ``memory`` and ``splits``; warn with the reason where one is False.
 
     The probe is longer than any window. Raises ModelError when rows of one batch influence each other even when
     padded on the right.
@@ -47,7 +47,10 @@ def probe(network: Network, name: str, context: int) -> None:
             "no batch of it can be trained. Choose another architecture."
         )
     network.packs = check("packs", lambda: _packed(network, first, second, branch, [*single, branched]))
-    network.caches = check("caches", lambda: _decoded(network, first, second, single))
+    for memory in ("columns", "own", "none"):
+        network.memory = memory
+        if check(memory, lambda: _decoded(network, first, second, single)):
+            break
     _warn(network, name)
 
 
@@ -104,10 +107,10 @@ def _packed(
 def _decoded(
     network: Network, first: np.ndarray, second: np.ndarray, wanted: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Prompts of unequal length, padded on the left, then their last tokens one at a time from the cache."""
+    """Prompts of unequal length, padded on the left, then their last tokens one at a time."""
     steps = 2 if len(second) > 3 else 1
     prompts = [first[:-steps].tolist(), second[:-steps].tolist()]
-    state = Cached(network, prompts, np.array([1, 0, 1]))
+    state = begin(network, prompts, np.array([1, 0, 1]))
     rows = [(second, wanted[1]), (first, wanted[0]), (second, wanted[1])]
     pairs = []
     for left in range(steps, -1, -1):
@@ -120,7 +123,7 @@ def _decoded(
 def _warn(network: Network, name: str) -> None:
     consequences = {
         "packs": "rows are not packed (plain padded rows: slower, equally right)",
-        "caches": "sampling runs every row again for each token (slower, equally right)",
+        "own": "sampling runs every row again for each token (slower, equally right)",
         "splits": "its logits are computed at every position (more memory, equally right)",
     }
     for what, consequence in consequences.items():

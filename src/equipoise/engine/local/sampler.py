@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,99 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.engine import flops
-from equipoise.engine.local.cache import Memory, rows_of
+from equipoise.engine.local.decoding import Decoding, begin
 from equipoise.engine.local.draw import draw
 from equipoise.engine.local.network import Network
 from equipoise.keys import Key, uniforms
 from equipoise.types import Cost, Decoder, ModelInfo, Prompt, Response, Stop
 
 LEAVE = 0.75  # rows that are done leave when at most this share is still decoding
-
-
-class Decoding(Protocol):
-    """Rows in flight. ``logits [B, V]`` are for each row's next token."""
-
-    logits: Tensor
-
-    def feed(self, tokens: NDArray[np.int64]) -> None:
-        """Append one token to each row."""
-
-    def select(self, rows: NDArray[np.int64]) -> None: ...
-
-    def join(self, other: Decoding) -> None: ...
-
-
-class Cached:
-    """Rows with a cache of keys and values, aligned on the right; a column holds a row's token or nothing."""
-
-    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
-        """``fan [B]``: the prompt of each row."""
-        self.network = network
-        self.memory = Memory()
-        length = max(map(len, prompts))
-        ids = np.zeros((len(prompts), length), dtype=np.int64)
-        key = np.full_like(ids, -1)
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt) :] = prompt
-            key[row, length - len(prompt) :] = np.arange(len(prompt))
-        self.key = rows_of(key, network.device)  # [B, columns] position of the token in a column, or -1
-        visible = (self.key[:, None, :] >= 0) & (self.key[:, None, :] <= self.key[:, :, None])
-        visible |= torch.eye(length, dtype=torch.bool, device=network.device)  # nothing must see something
-        query = self.key.clamp(min=0)
-        hidden = network.run(rows_of(ids, network.device), network.masks(visible, query, self.key), query, self.memory)
-        self.logits = network.logits(hidden[:, -1])
-        self.select(fan)
-
-    def feed(self, tokens: NDArray[np.int64]) -> None:
-        position = self.key[:, -1:] + 1
-        self.key = torch.cat([self.key, position], 1)
-        masks = self.network.masks((self.key >= 0)[:, None, :], position, self.key)
-        hidden = self.network.run(rows_of(tokens, self.network.device)[:, None], masks, position, self.memory)
-        self.logits = self.network.logits(hidden[:, -1])
-
-    def select(self, rows: NDArray[np.int64]) -> None:
-        index = rows_of(rows, self.network.device)
-        self.key, self.logits = self.key[index], self.logits[index]
-        start = int((self.key >= 0).any(0).int().argmax()) if len(rows) else 0
-        self.key = self.key[:, start:]
-        self.memory.select(index, start)
-
-    def join(self, other: Decoding) -> None:
-        assert isinstance(other, Cached)
-        width = max(self.key.shape[1], other.key.shape[1])
-        pad = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in (self.key, other.key)]
-        self.key, self.logits = torch.cat(pad), torch.cat([self.logits, other.logits])
-        self.memory.join(other.memory)
-
-
-class Recomputed:
-    """Rows without a cache, for models whose state cannot be fanned out: every token runs its whole row again."""
-
-    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
-        self.network = network
-        self.rows = [list(prompts[k]) for k in fan]
-        self.logits = self._run([list(p) for p in prompts])[rows_of(fan, network.device)]
-
-    def _run(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        for k, row in enumerate(rows):
-            ids[k, : len(row)] = row
-        hidden = self.network.run(rows_of(ids, self.network.device))
-        return self.network.logits(hidden[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in rows])])
-
-    def feed(self, tokens: NDArray[np.int64]) -> None:
-        for row, token in zip(self.rows, tokens, strict=True):
-            row.append(int(token))
-        self.logits = self._run(self.rows)
-
-    def select(self, rows: NDArray[np.int64]) -> None:
-        self.rows = [list(self.rows[k]) for k in rows]
-        self.logits = self.logits[rows_of(rows, self.network.device)]
-
-    def join(self, other: Decoding) -> None:
-        assert isinstance(other, Recomputed)
-        self.rows += other.rows
-        self.logits = torch.cat([self.logits, other.logits])
 
 
 @dataclass
@@ -227,7 +140,7 @@ def _prefill(
     own = list(dict.fromkeys(row.prompt for row in rows))
     fan = np.array([own.index(row.prompt) for row in rows])
     ids = [list(prompts[j].ids or ()) for j in own]
-    state = (Cached if network.caches else Recomputed)(network, ids, fan)
+    state = begin(network, ids, fan)
     first = [r for r in rows if r.sample == 0]  # a prompt split over two lots is charged once
     return state, Cost(flops=sum(flops.forward(info, r.length, flops.causal(r.length), 1) for r in first))
 

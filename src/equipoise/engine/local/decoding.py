@@ -1,0 +1,146 @@
+"""Rows in flight, and what a model remembers of them: keys and values, its own state, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from equipoise.engine.local.cache import Memory, rows_of
+from equipoise.engine.local.network import Network
+
+
+def begin(network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> Decoding:
+    """Read ``prompts`` once each; row k of the result goes on from prompt ``fan[k]``. [B]"""
+    kinds: dict[str, type[Cached | Grown | Recomputed]] = {"columns": Cached, "own": Grown, "none": Recomputed}
+    return kinds[network.memory](network, prompts, fan)
+
+
+class Decoding(Protocol):
+    """Rows in flight. ``logits [B, V]`` are for each row's next token."""
+
+    logits: Tensor
+
+    def feed(self, tokens: NDArray[np.int64]) -> None:
+        """Append one token to each row."""
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Keep these rows, in this order; one may be kept several times."""
+
+    def join(self, other: Decoding) -> None:
+        """Append the rows of ``other``."""
+
+
+class Cached:
+    """Rows with a cache of keys and values, aligned on the right; a column holds a row's token or nothing."""
+
+    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
+        self.network = network
+        self.memory = Memory()
+        length = max(map(len, prompts))
+        ids = np.zeros((len(prompts), length), dtype=np.int64)
+        key = np.full_like(ids, -1)
+        for row, prompt in enumerate(prompts):
+            ids[row, length - len(prompt) :] = prompt
+            key[row, length - len(prompt) :] = np.arange(len(prompt))
+        self.key = rows_of(key, network.device)  # [B, columns] position of the token in a column, or -1
+        visible = (self.key[:, None, :] >= 0) & (self.key[:, None, :] <= self.key[:, :, None])
+        visible |= torch.eye(length, dtype=torch.bool, device=network.device)  # nothing must see something
+        query = self.key.clamp(min=0)
+        hidden = network.run(rows_of(ids, network.device), network.masks(visible, query, self.key), query, self.memory)
+        self.logits = network.logits(hidden[:, -1])
+        self.select(fan)
+
+    def feed(self, tokens: NDArray[np.int64]) -> None:
+        position = self.key[:, -1:] + 1
+        self.key = torch.cat([self.key, position], 1)
+        masks = self.network.masks((self.key >= 0)[:, None, :], position, self.key)
+        hidden = self.network.run(rows_of(tokens, self.network.device)[:, None], masks, position, self.memory)
+        self.logits = self.network.logits(hidden[:, -1])
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        index = rows_of(rows, self.network.device)
+        self.key, self.logits = self.key[index], self.logits[index]
+        start = int((self.key >= 0).any(0).int().argmax()) if len(rows) else 0
+        self.key = self.key[:, start:]
+        self.memory.select(index, start)
+
+    def join(self, other: Decoding) -> None:
+        assert isinstance(other, Cached)
+        width = max(self.key.shape[1], other.key.shape[1])
+        pad = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in (self.key, other.key)]
+        self.key, self.logits = torch.cat(pad), torch.cat([self.logits, other.logits])
+        self.memory.join(other.memory)
+
+
+class Grown:
+    """Rows with the model's own cache (recurrent states), in lots of prompts of equal length: nothing is padded."""
+
+    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
+        self.network = network
+        self.logits = torch.empty(0, network.vocabulary, device=network.device)
+        self.lots: list[tuple[Any, NDArray[np.int64]]] = []  # a cache, and the places of its rows
+        for length in sorted(set(map(len, prompts))):
+            own = [k for k, prompt in enumerate(prompts) if len(prompt) == length]
+            cache = DynamicCache(config=network.model.config)
+            hidden = network.run(rows_of([prompts[k] for k in own], network.device), cache=cache)
+            self.logits = torch.cat([self.logits, network.logits(hidden[:, -1])])
+            self.lots.append((cache, np.arange(len(self.logits) - len(own), len(self.logits))))
+        order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
+        self.select(np.argsort(order)[fan])
+
+    def feed(self, tokens: NDArray[np.int64]) -> None:
+        self.logits = self.logits.clone()
+        for cache, places in self.lots:
+            hidden = self.network.run(rows_of(tokens[places], self.network.device)[:, None], cache=cache)
+            self.logits[rows_of(places, self.network.device)] = self.network.logits(hidden[:, -1])
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        lots = []
+        for cache, places in self.lots:
+            kept = np.flatnonzero(np.isin(rows, places))
+            if len(kept):
+                within = np.searchsorted(places, rows[kept])
+                cache.reorder_cache(rows_of(within, self.network.device))
+                lots.append((cache, kept))
+        self.lots, self.logits = lots, self.logits[rows_of(rows, self.network.device)]
+
+    def join(self, other: Decoding) -> None:
+        assert isinstance(other, Grown)
+        self.lots += [(cache, places + len(self.logits)) for cache, places in other.lots]
+        self.logits = torch.cat([self.logits, other.logits])
+
+
+class Recomputed:
+    """Rows without a cache, for models whose state cannot be fanned out: every token runs its whole row again."""
+
+    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
+        self.network = network
+        self.rows = [list(prompts[k]) for k in fan]
+        self.logits = self._run([list(p) for p in prompts])[rows_of(fan, network.device)]
+
+    def _run(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        for k, row in enumerate(rows):
+            ids[k, : len(row)] = row
+        hidden = self.network.run(rows_of(ids, self.network.device))
+        return self.network.logits(hidden[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in rows])])
+
+    def feed(self, tokens: NDArray[np.int64]) -> None:
+        for row, token in zip(self.rows, tokens, strict=True):
+            row.append(int(token))
+        self.logits = self._run(self.rows)
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        self.rows = [list(self.rows[k]) for k in rows]
+        self.logits = self.logits[rows_of(rows, self.network.device)]
+
+    def join(self, other: Decoding) -> None:
+        assert isinstance(other, Recomputed)
+        self.rows += other.rows
+        self.logits = torch.cat([self.logits, other.logits])
