@@ -126,6 +126,14 @@ def test_one_seed_gives_no_interval_and_no_verdict() -> None:
         difference(Arm("one", rng.random((1, 20))))
 
 
+def test_differences_of_shares_stay_between_minus_1_and_1() -> None:
+    a = Arm("a", np.array([[0.1] * 10, [0.9] * 10]))
+    [free] = verdicts([a, Arm("start", np.zeros((1, 10)), fixed=True)], "pass@1")
+    [cut] = verdicts([a, Arm("start", np.zeros((1, 10)), fixed=True)], "pass@1", most=1.0)
+    assert free.high is not None and free.high > 1
+    assert (cut.low, cut.high) == (-1.0, 1.0) and cut.winner is None
+
+
 def test_identical_arms_cannot_be_told_apart() -> None:
     x = np.random.default_rng(9).random((3, 20))
     [v] = verdicts([Arm("a", np.zeros((3, 20))), Arm("b", np.zeros((3, 20)))], "pass@1")

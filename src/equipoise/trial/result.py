@@ -146,7 +146,9 @@ def conclude(
     """
     arms = load_arms(out, settings)
     about = _primary(arms, metric)
-    decided = verdicts([a.arm(about) for a in arms], about, about not in LOWER_IS_BETTER) if len(arms) > 1 else []
+    most = 1.0 if SHARES.match(about) else np.inf
+    compared = [a.arm(about) for a in arms] if len(arms) > 1 else []
+    decided = verdicts(compared, about, about not in LOWER_IS_BETTER, most=most)
     return {
         "task": settings["task"],
         "model": settings["model"],
@@ -292,7 +294,8 @@ def number(metric: Mapping[str, float | None] | None) -> str:
 
 
 def _verdict_table(found: Sequence[Mapping[str, Any]]) -> Table:
-    title = f"{found[0]['metric']}, differences and verdicts, adjusted for {len(found)} pairs (Holm)"
+    pairs = f"{len(found)} pairs" if len(found) > 1 else "1 pair"
+    title = f"{found[0]['metric']}, differences and verdicts, adjusted for {pairs} (Holm)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("pair", no_wrap=True)
     table.add_column("difference", justify="right", no_wrap=True)

@@ -166,17 +166,19 @@ class Verdict:
     level: float | None = None  # of the interval: Holm's, so at least 0.95
 
 
-def verdicts(arms: Sequence[Arm], metric: str, higher: bool = True, alpha: float = ALPHA) -> list[Verdict]:
+def verdicts(
+    arms: Sequence[Arm], metric: str, higher: bool = True, alpha: float = ALPHA, most: float = np.inf
+) -> list[Verdict]:
     """One verdict for every pair, in the order of ``arms``; Holm-adjusted over the pairs that can be tested.
 
-    ``higher``: more of the metric is better.
+    ``higher``: more of the metric is better. ``most``: the largest difference that can be; intervals are cut to it.
     """
     pairs = list(combinations(arms, 2))
     testable = [k for k, pair in enumerate(pairs) if all(arm.fixed or arm.values.shape[-2] >= 2 for arm in pair)]
     parts = {k: difference(*pairs[k]) for k in testable}
     levels = _holm_levels({k: float(p_value(parts[k])) for k in testable}, alpha)
     return [
-        _verdict(a, b, metric, parts[k], levels[k], higher) if k in parts else _untested(a, b, metric)
+        _verdict(a, b, metric, parts[k], levels[k], higher, most) if k in parts else _untested(a, b, metric)
         for k, (a, b) in enumerate(pairs)
     ]
 
@@ -192,8 +194,8 @@ def _holm_levels(p: Mapping[int, float], alpha: float) -> dict[int, float]:
     return levels
 
 
-def _verdict(a: Arm, b: Arm, metric: str, parts: Parts, level: float, higher: bool) -> Verdict:
-    low, high = (float(x) for x in interval(parts, level))
+def _verdict(a: Arm, b: Arm, metric: str, parts: Parts, level: float, higher: bool, most: float) -> Verdict:
+    low, high = (float(np.clip(x, -most, most)) for x in interval(parts, level))
     d = float(parts.estimate)
     if low <= 0 <= high:
         return Verdict(a.name, b.name, metric, d, low, high, f"cannot tell; {_forecast(parts, level)}", None, level)
