@@ -134,6 +134,11 @@ def test_differences_of_shares_stay_between_minus_1_and_1() -> None:
     assert (cut.low, cut.high) == (-1.0, 1.0) and cut.winner is None
 
 
+def test_an_arm_that_is_always_right_is_not_a_point() -> None:
+    found = arm_mean(Arm("a", np.ones((3, 60))), share=True)
+    assert found is not None and found.value == found.high == 1 and 0.9 < found.low < 0.96
+
+
 def test_identical_arms_cannot_be_told_apart() -> None:
     x = np.random.default_rng(9).random((3, 20))
     [v] = verdicts([Arm("a", np.zeros((3, 20))), Arm("b", np.zeros((3, 20)))], "pass@1")

@@ -216,7 +216,7 @@ def _arm_summary(arm: ArmRuns) -> dict[str, Any]:
 
 
 def _metric_json(arm: ArmRuns, name: str) -> dict[str, float | None]:
-    estimate = arm_mean(arm.arm(name), (0.0, 1.0) if SHARES.match(name) else (-np.inf, np.inf))
+    estimate = arm_mean(arm.arm(name), share=SHARES.match(name) is not None)
     if estimate is None:
         return {"value": float(arm.metrics[name].mean()), "low": None, "high": None}
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

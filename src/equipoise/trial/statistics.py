@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from equipoise.errors import ArgumentError
+from equipoise.evaluate.estimators import share_interval
 from equipoise.types import Estimate
 
 Floats = NDArray[np.float64]
@@ -141,13 +142,20 @@ def p_value(parts: Parts) -> Floats:
     return np.asarray(2 * stats.t.sf(ratio, parts.freedom()), dtype=np.float64)
 
 
-def arm_mean(arm: Arm, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate | None:
-    """An arm's mean over seeds and items with its 95% interval, cut to ``bounds``; None with fewer than two seeds."""
+def arm_mean(arm: Arm, share: bool = False) -> Estimate | None:
+    """An arm's mean over seeds and items with its 95% interval; None with fewer than two seeds.
+
+    ``share``: values lie in [0, 1]. The interval is then cut to that, and is at least Wilson's over the items' means,
+    because where all values are 0 or all are 1 no spread can be seen.
+    """
     if not arm.fixed and arm.values.shape[-2] < 2:
         return None
     parts = difference(arm)
-    low, high = interval(parts)
-    return Estimate(float(parts.estimate), max(float(low), bounds[0]), min(float(high), bounds[1]))
+    low, high = (float(x) for x in interval(parts))
+    if share:
+        wilson = share_interval(arm.values.mean(axis=-2))
+        low, high = max(0.0, min(low, wilson.low)), min(1.0, max(high, wilson.high))
+    return Estimate(float(parts.estimate), low, high)
 
 
 @dataclass(frozen=True)
