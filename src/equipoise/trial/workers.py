@@ -29,6 +29,7 @@ Status = Literal["done", "failed", "interrupted"]
 
 GRACE_S = 60.0  # for a job to finish its step after Ctrl-C
 SILENCE_S = 3600.0  # a job that reports nothing for so long has failed
+STARTUP_S = 120.0  # more than that for a new worker, which has yet to load its libraries
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ def _give(pending: deque[Job], crew: list[Worker], most: int, start: Callable[[i
         idle = next((w for w in crew if w.job is None), None)
         if idle is None and len(crew) >= most:
             return
+        patience = 0.0
         if idle is None:
             crew.append(idle := start(len(crew)))
-        idle.job, idle.heard = pending.popleft(), time.monotonic()
+            patience = STARTUP_S
+        idle.job, idle.heard = pending.popleft(), time.monotonic() + patience
         with suppress(OSError):  # it has died meanwhile: _listen finds out and says so
             idle.pipe.send(idle.job)
 
@@ -254,7 +257,9 @@ def _attempt(pipe: Connection, run_job: str, job: Job) -> Event:
             sending = False
 
     try:
-        load(run_job)(job.spec, job.out, report)
+        run = load(run_job)
+        report({})  # the worker is up
+        run(job.spec, job.out, report)
     except KeyboardInterrupt:
         return Event(job.name, status="interrupted")
     except EquipoiseError as error:
