@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from equipoise.errors import ArgumentError, DataError, MissingExtra, UnknownName
-from equipoise.tasks import gym, load
+from equipoise.tasks import gym, load, signature
 from equipoise.tasks.splits import hash_of, text_of
 from equipoise.verify.verdicts import Item
 
@@ -86,3 +86,19 @@ def test_without_the_library_one_command_is_given(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r'pip install "equipoise\[gym\]"'):
         load("reasoning_gym:gcd")
+
+
+def test_every_dataset_offers_its_knobs_to_the_command_line_and_their_defaults_change_nothing() -> None:
+    for name in gym.names():
+        found = gym.parameters(name)
+        assert found and "size" not in found
+        given = {k: str(p.default) for k, p in found.items() if p.default is not None}
+        if name != "composite":
+            assert gym._config(name, given) == {"seed": 0}, name
+    assert signature("reasoning_gym:chain_sum")["min_terms"].default == 2
+    assert "train" in signature("reasoning_gym:chain_sum") and "name" not in signature("reasoning_gym")
+
+
+def test_a_dataset_without_answers_offers_no_demonstrations() -> None:
+    assert load("reasoning_gym:graph_color").demonstrate is None
+    assert load("reasoning_gym:gcd").demonstrate is not None

@@ -56,10 +56,12 @@ def load(name: str, **knobs: Any) -> Task:
 
 
 def signature(name: str) -> Mapping[str, inspect.Parameter]:
-    """The knobs of a task, with evaluated annotations and defaults."""
+    """The knobs of a task, with evaluated annotations and defaults; of a dataset of reasoning_gym its own as well."""
     function, arguments = _find(name, need_argument=False)
-    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
-    return {p.name: p for p in parameters[len(arguments) :] if p.kind is not p.VAR_KEYWORD}
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    found = {p.name: p for p in parameters if p.default is not p.empty}
+    more = getattr(inspect.getmodule(function), "parameters", None)
+    return {**found, **more(*arguments)} if more and any(arguments) else found
 
 
 def catalog() -> list[TaskEntry]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any, overload
 
@@ -59,7 +61,7 @@ def task(
         max_new_tokens=max_new_tokens,
         fingerprint=fingerprint("reasoning_gym", _version(), name, config, sorted(sizes.items())),
         verify=from_pool(pool),
-        demonstrate=demonstrate,
+        demonstrate=None if dataset[0]["answer"] is None else demonstrate,
         close=pool.close,
     )
 
@@ -132,6 +134,18 @@ def knobs(name: str) -> dict[str, Any]:
         raise UnknownName("dataset of reasoning_gym", name, _datasets())
     fields = {f.name: _default(f) for f in dataclasses.fields(_datasets()[name][1])}
     return {k: v for k, v in {**fields, "seed": 0}.items() if k != "size"}
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The knobs that can be given as text, typed for a command line: lists are written as JSON."""
+    found = {}
+    for knob, default in knobs(name).items():
+        default = default.value if isinstance(default, Enum) else default
+        kind = type(default) if isinstance(default, bool | int | float | str) else str | None
+        shown = json.dumps(default) if isinstance(default, list | tuple | dict) else default
+        if default is None or isinstance(shown, bool | int | float | str):
+            found[knob] = inspect.Parameter(knob, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=kind)
+    return found
 
 
 def judge(items: Sequence[Item], options: Options) -> list[Verdict]:
@@ -209,10 +223,16 @@ def _config(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if knob not in allowed:
             raise UnknownName(f"knob of reasoning_gym:{name}", knob, allowed)
     config = {knob: _typed(name, knob, value, allowed[knob]) for knob, value in given.items()}
-    return {"seed": 0, **config}
+    changed = {knob: value for knob, value in config.items() if _plain(value) != _plain(allowed[knob])}
+    return {"seed": 0, **changed}
 
 
 def _typed(name: str, knob: str, value: Any, default: Any) -> Any:
+    if isinstance(default, Enum) and isinstance(value, str):
+        choices = {e.value: e for e in type(default)}
+        if value not in choices:
+            raise ArgumentError(f"--task.{knob} {value!r}: expected one of {', '.join(map(str, choices))}")
+        return choices[value]
     if not isinstance(value, str) or isinstance(default, str):
         return value
     if name == "composite" and knob == "datasets":
@@ -224,6 +244,11 @@ def _typed(name: str, knob: str, value: Any, default: Any) -> Any:
             f"--task.{knob} {value!r}: expected a value like {json.dumps(default, default=str)} (JSON)"
         ) from None
     return tuple(parsed) if isinstance(default, tuple) else parsed
+
+
+def _plain(value: Any) -> str:
+    """A value as JSON: lists and tuples, an enumeration and its value, are the same."""
+    return json.dumps(value, default=str, sort_keys=True)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
