@@ -60,6 +60,14 @@ def test_spans_mark_the_reply_and_its_end_token_as_trained(tiny: Any, tmp_path: 
     assert "\x1b[30;42mIt is 1" in shown, "trained text is black on green"
 
 
+def test_without_colour_trained_text_stands_in_brackets(tiny: Any, tmp_path: Path) -> None:
+    report = inspect(write(tmp_path / "d.jsonl", map(chat, range(100, 130))), tiny)
+    stream = io.StringIO()
+    render(report, Console(file=stream, width=160))
+    assert "[[It is 101.<|end|>]]" in stream.getvalue()
+    assert stream.getvalue().count("[[") == 4, "three rows and the legend"
+
+
 def test_pairs_and_multi_turn_replies_are_counted(tiny: Any, tmp_path: Path) -> None:
     rows = ({"prompt": f"q {n}", "chosen": "yes", "rejected": "no no"} for n in range(20))
     report = inspect(write(tmp_path / "d.jsonl", rows), tiny)

@@ -213,13 +213,15 @@ def _control(text: str) -> bool:
 
 def render(report: Report, console: Console) -> None:
     """Print a report: what was found, what needs attention, and a few rows as the model would see them."""
+    marks = ("", "") if console.color_system else ("[[", "]]")  # without colour, trained tokens stand in brackets
     console.print(_facts(report))
     for name, spans in report.examples:
-        console.print(Panel(_coloured(spans), title=Text(printable(name)), title_align="left", border_style="dim"))
-    if report.examples:
         console.print(
-            Text.assemble("tokens: ", ("trained", TRAINED), ", ", ("read only", READ), ", special ones marked")
+            Panel(_coloured(spans, marks), title=Text(printable(name)), title_align="left", border_style="dim")
         )
+    if report.examples:
+        trained = (f"{marks[0]}trained{marks[1]}", TRAINED)
+        console.print(Text.assemble("tokens: ", trained, ", ", ("read only", READ), ", special ones reversed"))
     problems = report.problems()
     for problem in problems:
         console.print(Text(f"! {printable(problem)}", style="bold red"))
@@ -248,18 +250,22 @@ def _facts(report: Report) -> Group:
     return Group(facts, Text(), lengths, Text())
 
 
-def _coloured(spans: Sequence[Span]) -> Text:
+def _coloured(spans: Sequence[Span], marks: tuple[str, str]) -> Text:
     """Trained tokens on green, the rest dim, special tokens reversed; the middle of a long row is left out."""
     text = Text()
     total, done, skipped = sum(s.tokens for s in spans), 0, 0
-    for span in spans:
+    for before, span in zip([None, *spans], spans, strict=False):
         if done > WIDTH and total - done > WIDTH // 4:
             skipped += span.tokens
         else:
             if skipped:
                 text.append(f" ... {skipped:,} tokens ... ", style="italic")
                 skipped = 0
+            if span.trained != (before is not None and before.trained):
+                text.append(marks[0] if span.trained else marks[1])
             shown = printable(span.text if len(span.text) < 6 * WIDTH else f"{span.text[: 3 * WIDTH]} ... ")
             text.append(shown, style=f"{TRAINED if span.trained else READ}{' ' + MARK if span.special else ''}")
         done += span.tokens
+    if spans and spans[-1].trained:
+        text.append(marks[1])
     return text

@@ -60,7 +60,9 @@ class Faults:
         """Raises DataError with every kind, its count, its first places and how to mend it."""
         if not self.counts:
             return
-        lines = [f"{self.path}: {sum(self.counts.values()):,} faults in {rows:,} rows; nothing was left out silently."]
+        lines = [
+            f"{self.path}: {sum(self.counts.values()):,} faults in {rows:,} rows; no row was skipped or guessed at."
+        ]
         for kind, count in self.counts.most_common():
             lines.append(f"{count:,} x {kind}")
             lines += [f"    {place}" for place in self.places[kind]]
