@@ -94,8 +94,8 @@ def linear(peak: float | None, scale: float = 1.0) -> Schedule:
 
 def suggested(info: ModelInfo) -> float:
     """A learning rate for policy gradients from the number of parameters: a power law through what worked here,
-    1e-3 at 1M and 5e-6 at 135M parameters; ten times that for LoRA, never above 1e-3."""
-    full = 1e-3 * (info.parameters / 1e6) ** -1.08
+    5e-4 at 0.8M and 5e-6 at 135M parameters; ten times that for LoRA, never above 1e-3."""
+    full = 5e-4 * (info.parameters / 0.8e6) ** -0.9
     return float(f"{min(full * (10 if info.trainable < info.parameters else 1), 1e-3):.2g}")
 
 

@@ -28,7 +28,7 @@ def common() -> list[Flag]:
         Flag("eval.items", int, 64, "validation items"),
         Flag("eval.samples", int, 4, "samples an item"),
         Flag("test.items", int, 200, "items of the final test, not charged"),
-        Flag("test.samples", int, 8, "samples an item"),
+        Flag("test.samples", int, 4, "samples an item"),
         Flag("allow", tuple[str, ...], (), "preflight faults to go on with: truncated, unparsed, equal, no_eos; world"),
         Flag("preflight", bool, True, "look at eight prompts before spending"),
         *options.of_budget(),

@@ -29,7 +29,7 @@ class TestSettings:
     """The final test, recorded and not charged. ``start``: the start model is tested as well."""
 
     items: int = 200
-    samples: int = 8
+    samples: int = 4
     start: bool = True
 
     def __post_init__(self) -> None:

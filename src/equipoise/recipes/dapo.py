@@ -27,7 +27,7 @@ ABOUT = About(
 def dapo(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     low: float = 0.2,
     high: float = 0.28,
@@ -49,4 +49,4 @@ def dapo(
         objective=objectives.clipped(low, high, "token"),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("dapo", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("dapo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

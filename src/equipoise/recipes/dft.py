@@ -24,4 +24,4 @@ def dft(task: Task, *, prompts: int = 32, lr: float | None = None, over: objecti
     """Args: prompts: demonstrations a step. lr: peak learning rate (scaled to the model when left out).
     over: mean over "token" or "response", or a constant number of tokens."""
     stream = Stream(sources.demonstrations(task, prompts), objectives.likelihood(over, weigh="probability"))
-    return Recipe("dft", [Stage([stream], linear(lr))], Budget(trained_tokens=200_000))
+    return Recipe("dft", [Stage([stream], linear(lr, scale=2.0))], Budget(trained_tokens=100_000))

@@ -27,7 +27,7 @@ def dpo(
     pairs: int = 32,
     beta: float = 0.1,
     per_token: bool = False,
-    prompts: int = 32,
+    prompts: int = 16,
     samples: int = 8,
     draw_share: float = 0.5,
     cap: int = 2,
@@ -44,4 +44,4 @@ def dpo(
     draw = Stream(sources.sampled(task, prompts, samples), None, signals.verified(task), store="drawn")
     drawn = sources.stored("drawn", sources.right_wrong_pairs(cap), pairs, epochs)
     stages = [Stage([draw], schedule, draw_share, name="draw"), Stage([Stream(drawn, objective)], schedule, name="fit")]
-    return Recipe("dpo", stages, Budget(generated_tokens=400_000))
+    return Recipe("dpo", stages, Budget(generated_tokens=100_000))

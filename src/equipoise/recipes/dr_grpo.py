@@ -24,7 +24,7 @@ ABOUT = About(
 def dr_grpo(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     clip: float = 0.2,
     epochs: int = 1,
@@ -40,4 +40,4 @@ def dr_grpo(
         objective=objectives.clipped(clip, clip, float(task.max_new_tokens)),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("dr_grpo", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("dr_grpo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

@@ -26,7 +26,7 @@ ABOUT = About(
 def grpo(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     clip: float = 0.2,
     kl: float = 0.0,
@@ -43,4 +43,4 @@ def grpo(
         objective=objectives.clipped(clip, clip, "response") + kl * objectives.k3("start", "response"),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("grpo", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("grpo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

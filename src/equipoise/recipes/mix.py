@@ -25,8 +25,8 @@ ABOUT = About(
 def mix(
     task: Task,
     *,
-    demonstrations: int = 16,
-    prompts: int = 16,
+    demonstrations: int = 8,
+    prompts: int = 8,
     samples: int = 8,
     weight: float = 0.3,
     clip: float = 0.2,
@@ -43,4 +43,4 @@ def mix(
         credit=chain(credit.center(), credit.divide_by_std()),
         objective=(1 - weight) * objectives.clipped(clip, clip, "response"),
     )
-    return Recipe("mix", [Stage([supervised, own], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("mix", [Stage([supervised, own], linear(lr))], Budget(generated_tokens=100_000))

@@ -28,7 +28,7 @@ ABOUT = About(
 def nft(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     floor: float = 1.0,
     weight: Literal["equal", "hard", "std"] = "hard",
@@ -45,4 +45,4 @@ def nft(
         objective=objectives.implicit_negative(float(task.max_new_tokens), floor, weight),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("nft", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("nft", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

@@ -27,7 +27,7 @@ ABOUT = About(
 def ppo(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     clip: float = 0.2,
     dual: float | None = None,
@@ -50,4 +50,4 @@ def ppo(
         objective=objectives.clipped(clip, clip, "token", dual) + vf * objectives.value_error(value_clip),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("ppo", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("ppo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

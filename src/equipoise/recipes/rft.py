@@ -25,7 +25,7 @@ ABOUT = About(
 def rft(
     task: Task,
     *,
-    prompts: int = 32,
+    prompts: int = 16,
     samples: int = 8,
     cap: int = 4,
     rounds: int = 2,
@@ -45,6 +45,6 @@ def rft(
         kept = sources.stored(store, sources.right_answers(cap), fit, epochs)
         stages += [
             Stage([draw], linear(lr), begin + draw_share * (end - begin), name=f"draw {k + 1}"),
-            Stage([Stream(kept, objectives.likelihood("token"))], linear(lr), end, restart, f"fit {k + 1}"),
+            Stage([Stream(kept, objectives.likelihood("token"))], linear(lr, scale=2.0), end, restart, f"fit {k + 1}"),
         ]
-    return Recipe("rft", stages, Budget(generated_tokens=400_000))
+    return Recipe("rft", stages, Budget(generated_tokens=100_000))

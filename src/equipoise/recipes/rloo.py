@@ -26,7 +26,7 @@ ABOUT = About(
 def rloo(
     task: Task,
     *,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     kl: float = 0.0,
     epochs: int = 1,
@@ -42,4 +42,4 @@ def rloo(
         objective=objectives.score_function(),
         updates=Updates(epochs, minibatches),
     )
-    return Recipe("rloo", [Stage([stream], linear(lr))], Budget(generated_tokens=400_000))
+    return Recipe("rloo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

@@ -24,4 +24,4 @@ def sft(task: Task, *, prompts: int = 32, lr: float | None = None, over: objecti
     """Args: prompts: demonstrations a step. lr: peak learning rate (scaled to the model when left out).
     over: mean over "token" or "response", or a constant number of tokens."""
     stream = Stream(sources.demonstrations(task, prompts), objectives.likelihood(over))
-    return Recipe("sft", [Stage([stream], linear(lr))], Budget(trained_tokens=200_000))
+    return Recipe("sft", [Stage([stream], linear(lr, scale=2.0))], Budget(trained_tokens=100_000))

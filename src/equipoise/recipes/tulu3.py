@@ -32,7 +32,7 @@ def tulu3(
     demonstrations: int = 32,
     pairs: int = 32,
     beta: float = 5.0,
-    prompts: int = 16,
+    prompts: int = 8,
     samples: int = 8,
     kl: float = 0.01,
     lr: float | None = None,
@@ -57,4 +57,4 @@ def tulu3(
         Stage([prefer], linear(lr, scale=0.5), sft_share + dpo_share, name="dpo"),
         Stage([reinforce], linear(lr), name="rlvr"),
     ]
-    return Recipe("tulu3", stages, Budget(generated_tokens=400_000))
+    return Recipe("tulu3", stages, Budget(generated_tokens=100_000))
