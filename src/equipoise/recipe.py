@@ -113,6 +113,17 @@ class Stage:
     name: str = "train"
     steps: int | None = None  # at most so many steps
 
+    @property
+    def spends(self) -> frozenset[str]:
+        """Units of a budget that this stage uses up."""
+        units = frozenset({"flops", "usd", "seconds"}).union(*(p.spends for s in self.streams for p in s.parts))
+        return units | ({"trained_tokens"} if any(s.objective for s in self.streams) else set())
+
+    @property
+    def finite(self) -> bool:
+        """Whether it ends without a budget: by a number of steps, or because a source runs dry."""
+        return self.steps is not None or any("passes" in s.source.sizes for s in self.streams)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -139,9 +150,7 @@ class Recipe:
     @property
     def spends(self) -> frozenset[str]:
         """Units of a budget that this method can use up."""
-        streams = [s for stage in self.stages for s in stage.streams]
-        units = frozenset({"flops", "usd", "seconds"}).union(*(p.spends for s in streams for p in s.parts))
-        return units | ({"trained_tokens"} if any(s.objective for s in streams) else set())
+        return frozenset().union(*(stage.spends for stage in self.stages))
 
 
 # What can be had from other parts; everything else that is needed is the engine's or the loop's to provide.

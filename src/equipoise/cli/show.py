@@ -116,7 +116,7 @@ def _predicted(p: Prepared) -> list[tuple[str, str]]:
     for stage in p.recipe.stages:
         for stream in stage.streams:
             groups = stream.source.sizes.get("prompts", stream.source.sizes.get("groups", 1))
-            most = amounts(smallest_step(stream, p.task, p.engine).times(groups), s.prices)
+            most = amounts(smallest_step(stream, p.task, p.engine, p.task.max_new_tokens).times(groups), s.prices)
             text = ", ".join(f"{show(most[u])} {name}" for u, name in UNITS.items() if most[u])
             rows.append((f"a step of {stage.name}", f"at most about {text}"))
     evaluations = amounts(p.evaluation, s.prices)

@@ -85,6 +85,13 @@ def _spendable(recipe: Recipe, budget: Budget) -> None:
                 f"{recipe.name} spends no {unit.replace('_', ' ')}, so --budget.{flag(unit)} would never end it. "
                 f"It can be limited by {can}."
             )
+    for stage in recipe.stages:
+        if not stage.finite and not stage.spends & budget.limits().keys():
+            can = ", ".join(f"--budget.{flag(u)}" for u in sorted(stage.spends))
+            raise BudgetError(
+                f"stage {stage.name!r} of {recipe.name} spends none of what is limited ({budget}), so it would never "
+                f"end. Limit as well one of {can}."
+            )
 
 
 def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
@@ -127,12 +134,12 @@ def _affordable(recipe: Recipe, task: Task, engine: Engine, budget: Budget, s: S
         begun = stage.until
 
 
-def smallest_step(stream: Stream, task: Task, engine: Engine) -> Cost:
-    """The most that a step of a single group can cost."""
+def smallest_step(stream: Stream, task: Task, engine: Engine, given: int = 1) -> Cost:
+    """The most that a step of a single group can cost; replies that are given have ``given`` tokens."""
     prompt = engine.encode(task.splits["train"][0])
     samples, labels = stream.source.sizes.get("samples", 0), "labels" in stream.source.spends
     n = samples or (2 if stream.objective and stream.objective.scope == "group" else 1)
-    longest = stream.source.sizes.get("tokens", task.max_new_tokens if samples else 1)
+    longest = stream.source.sizes.get("tokens", task.max_new_tokens if samples else given)
     label = Cost(labels={"demonstration": 1}) if labels else Cost()
     return engine.bound(len(prompt.ids or ()), n, longest, bool(samples), *passes(stream)) + label
 

@@ -57,4 +57,4 @@ def tulu3(
         Stage([prefer], linear(lr, scale=0.5), sft_share + dpo_share, name="dpo"),
         Stage([reinforce], linear(lr), name="rlvr"),
     ]
-    return Recipe("tulu3", stages, Budget(generated_tokens=100_000))
+    return Recipe("tulu3", stages, Budget(generated_tokens=100_000, trained_tokens=100_000))
