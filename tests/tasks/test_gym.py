@@ -46,6 +46,13 @@ def test_splits_are_disjoint_without_duplicates_and_reproducible() -> None:
     assert {hash_of(text_of(p)) for p in other.splits["train"]} != set(words[:300])
 
 
+def test_a_small_space_gives_each_prompt_once_and_fewer_than_asked_for() -> None:
+    task = load("reasoning_gym:count_bits", min_n=1, max_n=200)
+    words = [hash_of(text_of(p)) for s in task.splits.values() for p in s]
+    assert len(set(words)) == len(words)
+    assert 150 < len(words) <= 200
+
+
 def test_verify_gives_the_datasets_own_score_in_a_process() -> None:
     task = load("reasoning_gym:basic_arithmetic", train=8, validation=2, test=2)
     prompts = list(task.splits["train"])[:3]
