@@ -76,11 +76,7 @@ def wrap(
     probe(exact, name, context)
     wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
     exact.compute = compute
-    for parameter in model.parameters() if wrapper is None else ():
-        parameter.requires_grad_(True)
-    if checkpointing:
-        renamed = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-        renamed({"use_reentrant": False})
+    _trainable(model, wrapper is None, checkpointing)
     info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing)
     extra = _heads(heads or {}, exact)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)
@@ -89,6 +85,14 @@ def wrap(
     for policy in keep:
         engine.combine(policy, {"current": 1.0})
     return engine
+
+
+def _trainable(model: Any, full: bool, checkpointing: bool) -> None:
+    if full:
+        model.requires_grad_(True)
+    if checkpointing:
+        renamed = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        renamed({"use_reentrant": False})
 
 
 def _device(name: str) -> torch.device:

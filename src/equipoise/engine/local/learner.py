@@ -127,7 +127,7 @@ class Learner:
         if len(unit) == 1:
             out = self.outputs(unit[0], needs)
             self._charge(unit[0].rows, training=True)
-            loss = _loss(objective, out, self._flat(unit[0].groups, totals))
+            loss = objective.loss(out, self._flat(unit[0].groups, totals))
             _check(loss, unit[0].groups)
             if loss.per_group.requires_grad:
                 loss.per_group.sum().backward()  # type: ignore[no-untyped-call]
@@ -151,7 +151,7 @@ class Learner:
             self._charge(micro.rows, training=False)
         whole, order = _gather(groups, unit, self.network.device)
         leaves = [t.detach()[order].requires_grad_() for t in _columns([_tensors(out) for out in first])]
-        loss = _loss(objective, _outputs(leaves, first[0]), self._flat(whole, totals))
+        loss = objective.loss(_outputs(leaves, first[0]), self._flat(whole, totals))
         _check(loss, whole)
         _add(metrics, loss)
         if not loss.per_group.requires_grad:
@@ -192,10 +192,6 @@ def _units(micros: Sequence[Micro], scope: str) -> list[list[Micro]]:
         else:
             units.append([micro])
     return units
-
-
-def _loss(objective: Objective, out: Outputs, batch: Batch) -> Loss:
-    return objective.loss(out, batch)
 
 
 def _check(loss: Loss, groups: Sequence[Group]) -> None:
