@@ -70,7 +70,7 @@ class Flag:
 
     @property
     def attribute(self) -> str:
-        return re.sub(r"\W", "__", self.name)
+        return re.sub(r"\W", "__", self.name) + "_"  # a name may be a keyword of Python: --from
 
 
 def parse(prog: str, description: str, flags: Sequence[Flag], args: Sequence[str]) -> dict[str, Any]:
