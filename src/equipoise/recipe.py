@@ -94,8 +94,8 @@ def linear(peak: float | None, scale: float = 1.0) -> Schedule:
 
 def suggested(info: ModelInfo) -> float:
     """A learning rate for policy gradients from the number of parameters: a power law through what worked here,
-    5e-4 at 0.8M and 5e-6 at 135M parameters; ten times that for LoRA, never above 1e-3."""
-    full = 5e-4 * (info.parameters / 0.8e6) ** -0.9
+    5e-4 at 0.8M and 2e-5 at 135M parameters; ten times that for LoRA, never above 1e-3."""
+    full = 5e-4 * (info.parameters / 0.8e6) ** -0.63
     return float(f"{min(full * (10 if info.trainable < info.parameters else 1), 1e-3):.2g}")
 
 

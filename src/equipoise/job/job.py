@@ -106,8 +106,7 @@ def _points(s: Settings, budget: Budget, evaluation: Cost) -> int:
     wanted = amounts(evaluation, s.prices)
     share = max((wanted[u] / limit for u, limit in budget.limits().items()), default=0.0)
     if s.eval.points is None:
-        fitting = EVAL_POINTS if share == 0 else min(EVAL_POINTS, int(EVAL_SHARE / share))
-        return fitting if fitting != 1 else 1
+        return EVAL_POINTS if share == 0 else min(EVAL_POINTS, int(EVAL_SHARE / share))
     if s.eval.points * share > 0.9:
         raise BudgetError(
             f"{s.eval.points} evaluations of {s.eval.items} items x {s.eval.samples} samples may take "
