@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types mutants test-learning setup clean
+.PHONY: demo test mutants setup clean
 
 demo: $(STAMP)  ## an equal-budget trial of five methods, with its report
 	$(BIN)/python scripts/demo.py
