@@ -139,6 +139,7 @@ def test_prompts_have_so_many_compatible_constraints_and_say_each(difficulty: in
         assert len(set(kinds)) == len(kinds) == difficulty + 1
         assert all(compatible(a, b) for a, b in combinations(kinds, 2))
         said = text_of(prompt)
+        assert not re.search(r"\bone (short )?\w+s\b|\b(two|three|four) (short )?sentence\b", said), said
         assert prompt.meta["topic"] in said and "{" not in said
         for constraint in prompt.meta["constraints"]:
             value = constraint["value"]

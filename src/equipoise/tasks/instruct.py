@@ -43,7 +43,7 @@ def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: in
         summary=SUMMARY,
         splits=splits,
         max_new_tokens=48,
-        fingerprint=fingerprint("instruct", 1, difficulty, sorted(sizes.items())),
+        fingerprint=fingerprint("instruct", 2, difficulty, sorted(sizes.items())),
         verify=lambda prompts, texts: [verify(p, t) for p, t in zip(prompts, texts, strict=True)],
         demonstrate=demonstrate,
     )
@@ -108,20 +108,21 @@ KINDS: dict[str, Kind] = {
             ("Answer in {} words or fewer.", "Use at most {} words.", "Write no more than {} words."),
             lambda text, n: len(words_of(text)) <= n,
             lambda rng, words: rng.choice(words.at_most),
-            weight=3,
+            weight=6,
         ),
         Kind(
             "at_least",
             ("Use at least {} words.", "Write {} words or more.", "Write no fewer than {} words."),
             lambda text, n: len(words_of(text)) >= n,
             lambda rng, words: rng.choice(words.at_least),
+            weight=2,
         ),
         Kind(
             "sentences",
             ("Answer in {} short sentences.", "Write exactly {} sentences.", "Use {} short sentences."),
             lambda text, n: len(sentences_of(text)) == n,
             lambda rng, words: rng.choice(words.sentences),
-            weight=3,
+            weight=4,
         ),
         Kind(
             "bullets",
@@ -133,7 +134,6 @@ KINDS: dict[str, Kind] = {
             "lower",
             ("write in lowercase letters only.", "Use only lowercase letters.", "Write everything in lowercase."),
             lambda text, _: text == text.lower(),
-            weight=2,
         ),
         Kind(
             "upper",
@@ -145,20 +145,20 @@ KINDS: dict[str, Kind] = {
             ('Use the word "{}".', 'Use the word "{}" in it.', 'Include the word "{}".'),
             has_word,
             lambda rng, words: rng.choice(words.include),
-            weight=3,
+            weight=4,
         ),
         Kind(
             "avoid",
             ('Do not use the word "{}".', 'Avoid the word "{}".', 'Never say the word "{}".'),
             lambda text, word: not has_word(text, word),
             lambda rng, words: rng.choice(words.avoid),
-            weight=2,
+            weight=4,
         ),
         Kind(
             "no_commas",
             ("Do not use commas.", "Use no commas.", "Write without any commas."),
             lambda text, _: "," not in text,
-            weight=3,
+            weight=5,
         ),
         Kind(
             "start",
@@ -177,12 +177,13 @@ KINDS: dict[str, Kind] = {
             "question",
             ("Answer with a question.", "End with a question.", "Make it a question."),
             lambda text, _: text.rstrip("\"')").endswith("?"),
-            weight=2,
+            weight=4,
         ),
         Kind(
             "exclaim",
             ("End with an exclamation mark.", "Finish with an exclamation mark!"),
             lambda text, _: text.rstrip("\"')").endswith("!"),
+            weight=2,
         ),
         Kind(
             "json",
@@ -238,7 +239,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five")
 def _say(phrasing: str, value: Any) -> str:
     if isinstance(value, int) and value < len(_NUMBERS):
         text = phrasing.format(_NUMBERS[value])
-        return re.sub(r"\bone (bullet point|sentence)s", r"one \1", text)
+        return re.sub(r"\bone ((?:short )?sentence)s", r"one \1", text)
     return phrasing.format(*value) if isinstance(value, list) else phrasing.format(value)
 
 
@@ -351,4 +352,4 @@ def _question(rng: random.Random, topic: str, wanted: dict[str, Any], before: st
         asked = rng.choice(_ASK_WORD).format(wanted["include"], topic)
     else:
         asked = rng.choice(_ASK).format(topic)
-    return f"{before} so {asked}" if before else asked
+    return f"{before} {rng.choice(('so', 'and'))} {asked}" if before else asked

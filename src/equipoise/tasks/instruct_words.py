@@ -73,8 +73,8 @@ VOCABULARY = {
         ),
         at_most=(10, 15, 20, 25, 30),
         at_least=(10, 15, 20),
-        bullets=(3, 4),
-        sentences=(1, 3),
+        bullets=(2, 3),
+        sentences=(2, 3),
     ),
     "validation": Vocabulary(
         topics=_list(
@@ -89,8 +89,8 @@ VOCABULARY = {
         keys=_pairs("label comment, object use, animal sound, origin goal"),
         at_most=(16, 24),
         at_least=(8, 16),
-        bullets=(3, 4),
-        sentences=(1, 3),
+        bullets=(2, 3),
+        sentences=(2, 3),
     ),
     "test": Vocabulary(
         topics=_list(
@@ -114,7 +114,7 @@ VOCABULARY = {
         keys=_pairs("heading body, gadget purpose, region climate, claim proof, hero story, cause effect"),
         at_most=(12, 18, 22, 28),
         at_least=(12, 18),
-        bullets=(2,),
-        sentences=(2,),
+        bullets=(4,),
+        sentences=(1,),
     ),
 }
