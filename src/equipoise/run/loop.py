@@ -399,8 +399,9 @@ def passes(stream: Stream) -> tuple[int, int]:
         return 0, 0
     asked = [n for n in stream.needs if n.startswith(("logp:", "policy:"))]
     forward = len(asked) + any("head:" in n for p in stream.parts for n in p.needs) + (stream.updates.steps > 1)
-    # One pass more where the engine may need outputs of the whole batch, or of a group too large for a micro-batch.
-    return forward + (stream.objective.scope != "response"), stream.updates.epochs
+    # One more each epoch where the engine may first need outputs of the whole batch, or of a very large group.
+    epochs = stream.updates.epochs
+    return forward + epochs * (stream.objective.scope != "response"), epochs
 
 
 def _sum(labels: Any) -> dict[str, int]:
