@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 
@@ -31,31 +30,26 @@ def number(text: str) -> float:
 def whole(text: str) -> int:
     """As ``number``, but only whole ones. Raises ValueError."""
     value = number(text)
-    if value != int(value):
+    if not value.is_integer():  # nor are nan and inf
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
 
 
-Int = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
+def _numeric(kind: Any, read: Callable[[str], float], metavar: str) -> Any:
+    """A number as tyro knows one, or ``| None`` of it, which only a default can be."""
+    optional = type(None) in get_args(kind)
+
+    def parsed(args: list[str]) -> float | None:
+        return None if optional and args[0].lower() == "none" else read(args[0])
+
+    spec: Any = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="INT",
-        instance_from_str=lambda args: whole(args[0]),
-        is_instance=lambda x: isinstance(x, int),
-        str_from_instance=lambda x: [str(x)],
-    ),
-]
-Float = Annotated[
-    float,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT",
-        instance_from_str=lambda args: number(args[0]),
-        is_instance=lambda x: isinstance(x, int | float),
-        str_from_instance=lambda x: [f"{x:g}"],
-    ),
-]
+        metavar=metavar,
+        instance_from_str=parsed,
+        is_instance=lambda x: isinstance(x, int | float) or (optional and x is None),
+        str_from_instance=lambda x: ["none" if x is None else f"{x:g}" if isinstance(x, float) else str(x)],
+    )
+    return Annotated.__class_getitem__((kind, spec))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -97,12 +91,11 @@ def _hint(f: Flag) -> str:
 
 def _friendly(kind: Any) -> Any:
     """Whole numbers and floats that also accept 1e5 and 100k, anywhere in a type."""
-    if kind is int:
-        return Int
-    if kind is float:
-        return Float
-    if get_origin(kind) in (Union, types.UnionType):
-        return Union[tuple(_friendly(a) for a in get_args(kind))]  # noqa: UP007 - built at run time
+    for plain, read, metavar in ((int, whole, "INT"), (float, number, "FLOAT")):
+        if kind in (plain, plain | None):
+            return _numeric(kind, read, metavar)
+    if get_origin(kind) is tuple:
+        return tuple.__class_getitem__(tuple(_friendly(a) for a in get_args(kind)))
     return kind
 
 

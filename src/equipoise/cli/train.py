@@ -119,7 +119,9 @@ def default_out(s: Settings) -> Path:
 def start(s: Settings, out: Path, dry_run: bool) -> int:
     """Run in the foreground with progress, then print what came of it."""
     from equipoise.cli import show
+    from equipoise.record.folder import Folder
 
+    Folder(out).free()
     if dry_run:
         from equipoise.job.job import prepare
 

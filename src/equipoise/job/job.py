@@ -15,7 +15,7 @@ from typing import Any
 
 from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
-from equipoise.errors import BudgetError, RecordError
+from equipoise.errors import ArgumentError, BudgetError, RecordError
 from equipoise.job import preflight
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
@@ -24,7 +24,7 @@ from equipoise.protocols import Engine
 from equipoise.recipe import Recipe, Stream
 from equipoise.record import rollouts
 from equipoise.record.folder import Folder
-from equipoise.record.trackers import open_tracker
+from equipoise.record.trackers import open_tracker, tracker
 from equipoise.run.loop import Loop, Report, Schedule, passes
 from equipoise.types import Cost, Task
 
@@ -53,7 +53,9 @@ def prepare(s: Settings) -> Prepared:
     """Load task and model, build the recipe, settle the budget. Raises what is wrong with any of them."""
     from equipoise.engine.local import deterministic, load
 
-    recipes.method(s.method)  # a misspelt method is told before anything slow happens
+    recipes.method(s.method)  # misspelt names are told before anything slow happens
+    preflight.known(s.allow)
+    tracker(s.track)
     deterministic(s.threads)
     task = tasks.load(s.task, **s.knobs)
     recipe = recipes.build(s.method, task, **s.arguments)
@@ -65,6 +67,7 @@ def prepare(s: Settings) -> Prepared:
     evaluation = evaluation_bound(engine, task, s)
     points = _points(s, budget, evaluation)
     _affordable(recipe, task, engine, budget, s)
+    _learnable(recipe, engine)
     return Prepared(s, task, engine, recipe, budget, points, evaluation)
 
 
@@ -133,6 +136,14 @@ def _affordable(recipe: Recipe, task: Task, engine: Engine, budget: Budget, s: S
         begun = stage.until
 
 
+def _learnable(recipe: Recipe, engine: Engine) -> None:
+    """Raises ArgumentError for a learning rate that is no positive number."""
+    for stage in recipe.stages:
+        lr = stage.lr.resolve(engine.info)
+        if not 0 < lr < float("inf"):
+            raise ArgumentError(f"the learning rate of stage {stage.name} is {lr:g}; expected a number above 0 (--lr)")
+
+
 def smallest_step(stream: Stream, task: Task, engine: Engine, given: int = 1) -> Cost:
     """The most that a step of a single group can cost; replies that are given have ``given`` tokens."""
     prompt = engine.encode(task.splits["train"][0])
@@ -154,14 +165,13 @@ def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
     folder = Folder(out)
     with folder.locked(), ExitStack() as stack:
         fresh = not (folder / "run.toml").exists()
-        if fresh:
-            folder.create()
         if folder.finished:
             return
-        prepared = prepare(s)
+        prepared = prepare(s)  # first: what cannot run leaves no directory in the way of the next try
         if prepared.task.close is not None:
             stack.callback(prepared.task.close)
         if fresh:
+            folder.create()
             folder.write_toml("run.toml", s.json() | {"resolved": resolved(prepared)})
         elif not only_start:
             _same_world(folder, prepared)
@@ -239,7 +249,7 @@ def _preflight(p: Prepared, folder: Folder, ledger: Ledger, report: Report) -> N
     rollouts.write(
         folder / "rollouts", 0, list(rollouts.rows([(g, "preflight") for g in groups], 0, "preflight", 0, None))
     )
-    preflight.check(faults, p.settings.allow)
+    preflight.check(faults, p.settings.allow, folder.path)
 
 
 def _validate(p: Prepared, key: Key) -> dict[str, float]:

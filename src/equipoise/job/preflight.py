@@ -6,8 +6,9 @@ Each fault has a name, with which it can be allowed: truncated, unparsed, equal,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 
-from equipoise.errors import ArgumentError, PreflightStop
+from equipoise.errors import PreflightStop, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import Engine
 from equipoise.recipe import Recipe
@@ -16,6 +17,7 @@ from equipoise.types import FAILED, Cost, Decoder, Group, Task
 PROMPTS = 8
 SHARE = 0.9
 FAULTS = ("truncated", "unparsed", "equal", "no_eos")
+ALLOWED = (*FAULTS, "world")  # world: resume under other threads or versions
 
 
 def samples_of(recipe: Recipe) -> int:
@@ -104,16 +106,21 @@ def _demonstration_faults(recipe: Recipe, task: Task, engine: Engine) -> list[tu
     return []
 
 
-def check(faults: list[tuple[str, str]], allowed: Collection[str]) -> None:
-    """Raise PreflightStop for faults that are not allowed. Raises ArgumentError for an allowed fault that is none."""
+def known(allowed: Collection[str]) -> None:
+    """Raise UnknownName for an allowed fault that is none."""
     for name in allowed:
-        if name not in FAULTS:
-            raise ArgumentError(f"--allow {name}: no preflight fault is called so; there are {', '.join(FAULTS)}")
+        if name not in ALLOWED:
+            raise UnknownName("fault to --allow", name, ALLOWED)
+
+
+def check(faults: list[tuple[str, str]], allowed: Collection[str], folder: Path) -> None:
+    """Raise PreflightStop for faults that are not allowed; it says how the run in ``folder`` goes on all the same."""
     stopping = [(name, text) for name, text in faults if name not in allowed]
     if stopping:
         lines = "\n".join(f"  {name}: {text}" for name, text in stopping)
-        names = " ".join(name for name, _ in stopping)
+        names = " ".join([*allowed, *(name for name, _ in stopping)])
         raise PreflightStop(
             f"the preflight on {PROMPTS} prompts found:\n{lines}\n"
-            f"Nothing was trained. To run all the same: --allow {names}"
+            f"Nothing was trained. To go on all the same: equipoise resume {folder} --allow {names}\n"
+            f"(in a new run: --allow {names})"
         )

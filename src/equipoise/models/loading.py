@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from equipoise.errors import ModelError
@@ -30,7 +31,7 @@ def open_model(source: Source) -> tuple[Any, Any]:
             model = AutoModelForCausalLM.from_pretrained(
                 source.location, dtype=torch.float32, attn_implementation=attention, **keywords
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as cause:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as cause:
         raise ModelError(
             f"model {source.name!r} could not be opened from {source.location}: {_advice(cause)}"
         ) from cause

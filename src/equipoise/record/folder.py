@@ -33,15 +33,21 @@ class Folder:
         """Whether the run has ended and said so."""
         return (self / "final.json").exists()
 
-    def create(self) -> None:
-        """Make the directory. Raises RecordError when a run is there already."""
+    def free(self) -> None:
+        """Raises RecordError when a run, or anything else, is there already."""
         if (self / "run.toml").exists():
-            state = "finished" if self.finished else "unfinished"
+            state = "a finished" if self.finished else "an unfinished"
             raise RecordError(
-                f"{self.path} holds a {state} run. Go on with `equipoise resume {self.path}`, or choose another --out."
+                f"{self.path} holds {state} run. Go on with `equipoise resume {self.path}`, or choose another --out."
             )
+        if self.path.exists() and not self.path.is_dir():
+            raise RecordError(f"{self.path} is a file; choose another --out.")
         if self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise RecordError(f"{self.path} exists and is not empty; choose another --out.")
+
+    def create(self) -> None:
+        """Make the directory. Raises RecordError when a run is there already."""
+        self.free()
         for name in ("rollouts", "checkpoints", "evaluation"):
             (self / name).mkdir(parents=True, exist_ok=True)
 

@@ -13,12 +13,17 @@ Track = Callable[[Mapping[str, float], int], None]
 NAMES = ("tensorboard", "wandb", "trackio")
 
 
+def tracker(name: str | None) -> None:
+    """Raises UnknownName for a tracker that there is not."""
+    if name is not None and name not in NAMES:
+        raise UnknownName("tracker", name, NAMES)
+
+
 def open_tracker(name: str | None, run: str, folder: Path, settings: Mapping[str, Any]) -> Track:
     """A function that logs numbers at a step. Raises MissingExtra when the tracker's package is not installed."""
     if name is None:
         return lambda numbers, step: None
-    if name not in NAMES:
-        raise UnknownName("tracker", name, NAMES)
+    tracker(name)
     try:
         send = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[name](run, folder, settings)
     except ImportError as e:
