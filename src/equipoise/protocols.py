@@ -68,7 +68,8 @@ class Engine(Protocol):
         """Forget the gradient accumulated so far."""
 
     def combine(self, into: str, weights: Mapping[str, float]) -> None:
-        """Named weights as a linear combination of named weights ("current" is one): snapshots, averages, merges."""
+        """Named weights as a linear combination of named weights ("current" is one): snapshots, averages, merges.
+        Into "current" it also clears the optimiser."""
 
     def save(self, folder: Path) -> None:
         """The whole training state (weights, snapshots, heads, optimiser) as safetensors and JSON."""

@@ -163,6 +163,8 @@ class Objective:
     silent: bool = False
 
     def __add__(self, other: Objective) -> Objective:
+        if other.loss is _nothing:
+            return self
         return Objective(
             loss=lambda out, batch: _add(self.loss(out, batch), other.loss(out, batch)),
             formula=f"{self.formula} + {other.formula}",

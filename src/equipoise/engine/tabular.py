@@ -293,6 +293,7 @@ class TabularEngine:
         with torch.no_grad():
             for k, w in self.weights.items():
                 w.copy_(mixed[k])
+        self.optimiser.state.clear()  # moments of other weights
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from equipoise.record import rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.trackers import open_tracker, tracker
 from equipoise.run.loop import Loop, Report, Schedule, passes
-from equipoise.types import Cost, Task
+from equipoise.types import Cost, Prompt, Task
 
 EVAL_SHARE = 0.25  # of the budget, the most that scheduled evaluation takes unless told otherwise
 EVAL_POINTS = 5
@@ -64,6 +64,7 @@ def prepare(s: Settings) -> Prepared:
     heads = {n.removeprefix("head:"): 1 for n in sorted(recipe.needs) if n.startswith("head:")}
     engine = load(s.model, device=s.device, dtype=s.dtype, lora_rank=s.lora_rank, seed=s.seed, heads=heads)
     task = fitted(task, engine, s)
+    _testable(task)
     evaluation = evaluation_bound(engine, task, s)
     points = _points(s, budget, evaluation)
     _affordable(recipe, task, engine, budget, s)
@@ -97,11 +98,31 @@ def _spendable(recipe: Recipe, budget: Budget) -> None:
             )
 
 
+def _testable(task: Task) -> None:
+    """Raises ArgumentError when the run would end in a test without an interval: better told before it begins."""
+    if len(task.splits["test"]) < 2:
+        raise ArgumentError(
+            f"task {task.name} has {len(task.splits['test'])} test items, and an interval needs at least 2. Add rows, "
+            "mark more of them as test in a 'split' column, or give --task.test PATH."
+        )
+
+
 def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
     """The most that one scheduled evaluation can cost."""
     prompts = [engine.encode(p) for p in task.splits["validation"][: s.eval.items]]
-    n, longest, drawn = (s.eval.samples, task.max_new_tokens, True) if task.verify else (2, task.max_new_tokens, False)
-    return sum((engine.bound(len(p.ids or ()), n, longest, drawn, int(not drawn), 0) for p in prompts), Cost())
+    if task.verify is not None:
+        bounds = [engine.bound(len(p.ids or ()), s.eval.samples, task.max_new_tokens, True, 0, 0) for p in prompts]
+    else:
+        bounds = [engine.bound(len(p.ids or ()), 2, _longest_reply(engine, task, p), False, 1, 0) for p in prompts]
+    return sum(bounds, Cost())
+
+
+def _longest_reply(engine: Engine, task: Task, prompt: Prompt) -> int:
+    """Tokens of the longest reply that the data has for an encoded prompt; at least 1."""
+    pair = task.pair(prompt) if task.pair else None
+    one = task.demonstrate(prompt) if task.demonstrate else None
+    replies = [*(pair or ()), *([one] if one is not None else [])]
+    return max([len(engine.encode_reply(prompt, r, "held out").ids) for r in replies], default=1)
 
 
 def _points(s: Settings, budget: Budget, evaluation: Cost) -> int:

@@ -25,7 +25,8 @@ def judge(task: Task, groups: list[Group]) -> list[Group]:
 
 
 def _truncated(score: Score) -> Score:
-    return replace(score, value=0.0, status="wrong" if score.status == "right" else score.status)
+    status = "wrong" if score.status == "right" else score.status
+    return replace(score, value=0.0, status=status, parts=dict.fromkeys(score.parts, 0.0))
 
 
 def _silenced(response: Response) -> Response:

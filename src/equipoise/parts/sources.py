@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from equipoise.errors import ArgumentError
 from equipoise.keys import Key
 from equipoise.protocols import Context, Part, State
-from equipoise.types import Cost, Decoder, Group, Note, Prompt, Task
+from equipoise.types import Cost, Decoder, Group, Prompt, Task
 
 
 @lru_cache(maxsize=8)
@@ -196,8 +196,3 @@ def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:
 def chain_gives(*parts: Part) -> frozenset[str]:
     """All that the parts give together."""
     return frozenset().union(*(p.gives for p in parts))
-
-
-def note(group: Group, name: str, value: Note) -> Group:
-    """The group with one more note."""
-    return Group(group.prompt, group.responses, group.scores, {**group.notes, name: value})

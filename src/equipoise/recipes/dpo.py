@@ -44,4 +44,4 @@ def dpo(
     draw = Stream(sources.sampled(task, prompts, samples), None, signals.verified(task), store="drawn")
     drawn = sources.stored("drawn", sources.right_wrong_pairs(cap), pairs, epochs)
     stages = [Stage([draw], schedule, draw_share, name="draw"), Stage([Stream(drawn, objective)], schedule, name="fit")]
-    return Recipe("dpo", stages, Budget(generated_tokens=100_000))
+    return Recipe("dpo", stages, Budget(generated_tokens=100_000, trained_tokens=100_000))

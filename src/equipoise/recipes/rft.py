@@ -47,4 +47,4 @@ def rft(
             Stage([draw], linear(lr), begin + draw_share * (end - begin), name=f"draw {k + 1}"),
             Stage([Stream(kept, objectives.likelihood("token"))], linear(lr, scale=2.0), end, restart, f"fit {k + 1}"),
         ]
-    return Recipe("rft", stages, Budget(generated_tokens=100_000))
+    return Recipe("rft", stages, Budget(generated_tokens=100_000, trained_tokens=100_000))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from equipoise.types import FAILED, Group
+from equipoise.verify import failed
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
@@ -36,7 +37,7 @@ def _scores(groups: Sequence[Group]) -> dict[str, float]:
         "reward_std": float(deviations.mean()),
         "frac_reward_zero_std": float(np.mean(deviations == 0)),
         "unparsed": float(np.mean([s.status == "unparsed" for s in every])),
-        "failed": float(sum(s.status in FAILED for g in groups for s in g.scores)),
+        "failed": float(len(failed([s for g in groups for s in g.scores]))),
     }
     for name in sorted({name for s in every for name in s.parts}):
         found[f"rewards/{name}/mean"] = float(np.mean([s.parts[name] for s in every if name in s.parts]))
@@ -47,8 +48,8 @@ def _mismatch(groups: Sequence[Group]) -> dict[str, float]:
     gaps = [
         np.abs(np.asarray(r.logprobs, dtype=np.float64) - logp)[r.trained]
         for g in groups
-        for note in [g.notes.get("old", g.notes.get("logp"))]  # "old" is from before every update of the step
-        if note is not None
+        if "logp" in g.notes
+        for note in [g.notes.get("old", g.notes["logp"])]  # "old" is from before every update of the step
         for r, logp in zip(g.responses, note.values, strict=True)
         if r.logprobs is not None
     ]

@@ -47,7 +47,8 @@ class Progress:
     idle: int = 0  # steps in a row that spent nothing of the budget
     verdicts: int = 0
     failed: int = 0
-    longest_s: float = 0.0
+    longest_s: float = 0.0  # of a step
+    evaluation_s: float = 0.0  # of an evaluation
 
 
 @dataclass
@@ -172,7 +173,9 @@ class Loop:
 
     def _out_of_time(self) -> bool:
         limit = self.ledger.budget.seconds
-        return limit is not None and self.ledger.spent.seconds + 1.25 * self.at.longest_s > limit * self.ledger.ceiling
+        if limit is None:
+            return False
+        return self.ledger.spent.seconds + 1.25 * (self.at.longest_s + self.at.evaluation_s) > limit
 
     def _enter(self, stage: Stage) -> None:
         # Weights are set even where they stay the same: that clears the optimiser, so a stage begins afresh.
@@ -180,7 +183,7 @@ class Loop:
         if any(need.endswith(":start") for stream in stage.streams for need in stream.needs):
             self.engine.combine("start", {"current": 1.0})
         self.at.streams = [{"source": None, "signal": None, "credit": None} for _ in stage.streams]
-        self.at.entered, self.at.begun, self.at.stage_steps = True, self.ledger.fraction(), 0
+        self.at.entered, self.at.begun, self.at.stage_steps, self.at.idle = True, self.ledger.fraction(), 0, 0
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -309,14 +312,20 @@ class Loop:
 
     def _evaluated(self, schedule: Schedule) -> dict[str, float]:
         fits, _ = self.ledger.reserve([schedule.bound])
+        late = self.ledger.budget.seconds
+        if late is not None and self.ledger.spent.seconds + 1.25 * self.at.evaluation_s > late:
+            fits = 0
+        started = time.monotonic()
         self.at.evaluated += 1
         while schedule.due(self.at.evaluated, self.ledger.fraction()):
             self.at.evaluated += 1  # one step may pass several points
         if not fits:
+            self.ledger.settle({})
             return {}
         before = self.engine.spent()
         found = schedule.evaluate(self.key / "validation")
         self.ledger.settle({"evaluation": self.engine.spent() - before})
+        self.at.evaluation_s = max(self.at.evaluation_s, time.monotonic() - started)
         return {f"eval/{name}": value for name, value in found.items()}
 
     def _close(self) -> None:
@@ -368,7 +377,8 @@ class Minibatch:
         for name, (total, n) in metrics.items():
             had = sums.get(name, (0.0, 0.0))
             sums[name] = (had[0] + total, had[1] + n)
-        if not self.ran:  # the learner's view before any update of this minibatch
+        # The learner's view before any update of this minibatch; of stored responses it is another policy's.
+        if not self.ran and "generated_tokens" in self.stream.source.spends:
             self.take("logp", [note["logp"] for note in notes], groups)
         self.ran |= set(active)
         return True

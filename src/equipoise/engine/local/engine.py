@@ -199,6 +199,7 @@ class LocalEngine:
         if into == "current":
             for name, parameter in self._trained.items():
                 parameter.copy_(mixed[name])
+            self._optimiser.state.clear()  # moments of other weights
         else:
             self._policies[into] = mixed
 
