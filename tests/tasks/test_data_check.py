@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from equipoise.errors import DataError, UnknownName
-from equipoise.tasks.inspect import Report, inspect, printable, render
+from equipoise.tasks.preview import Report, inspect, printable, render
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from equipoise.engine.local import load
-    from equipoise.tasks.inspect import inspect, render
+    from equipoise.tasks.preview import inspect, render
 
     render(inspect(v["file"], load(v["model"]), **options.under(v, "task")), Console())
     return 0
