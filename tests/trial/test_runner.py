@@ -211,7 +211,7 @@ def test_ctrl_c_lets_jobs_finish_their_step_and_resume_goes_on(tmp_path: Path) -
     ) as process:
         _until((out / "patient-s0" / "started").exists)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert (out / "patient-s0" / "told.txt").read_text() == "1"  # once, not once from each side
     assert "patient-s0: interrupted" in said and "equipoise resume" in said
