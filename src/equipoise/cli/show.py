@@ -59,7 +59,7 @@ class Board:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(clean(text), highlight=False)
+        self.console.print(clean(text), highlight=False, soft_wrap=True)  # a path can be copied whole
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """An event of a run: say, step or test."""
