@@ -1,4 +1,4 @@
-"""What scores a response: verifiers (more as methods need them)."""
+"""The task's own verifier."""
 
 from __future__ import annotations
 

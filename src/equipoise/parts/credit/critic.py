@@ -1,0 +1,56 @@
+"""Advantages from a value head."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.parts.credit.groups import Array, noted, values
+from equipoise.protocols import Context, Part, State
+from equipoise.types import Group, Note
+
+
+def advantages(rewards: Array, v: Array, gamma: float, lam: float) -> Array:
+    """Generalised advantage estimates [n] for token rewards [n] and values [n] before each token; nothing after the
+    end. delta_t = r_t + gamma V_(t+1) - V_t; A_t = delta_t + gamma lam A_(t+1). GAE, 1506.02438."""
+    a, ahead, v_next = np.zeros_like(v), 0.0, 0.0
+    for t in reversed(range(len(v))):
+        ahead = rewards[t] + gamma * v_next - v[t] + gamma * lam * ahead
+        a[t], v_next = ahead, v[t]
+    return a
+
+
+def gae(gamma: float = 1.0, lam: float = 0.95) -> Part:
+    """Token advantages from the value head, and the notes "value" and "return" (before whitening) for its loss.
+
+    The score arrives at the last trained token; untrained tokens are skipped when bootstrapping."""
+
+    def one(group: Group, heads: tuple[NDArray[np.floating], ...]) -> Group:
+        r, live = values(group)
+        a: list[Array] = []
+        v: list[Array] = []
+        ret: list[Array] = []
+        for i, (response, head) in enumerate(zip(group.responses, heads, strict=True)):
+            mask = response.trained
+            old = np.asarray(head, dtype=np.float64).reshape(len(response.ids))[mask]
+            rewards = np.zeros(len(old))
+            if len(old):
+                rewards[-1] = r[i] if live[i] else 0.0
+            got = advantages(rewards, old, gamma, lam)
+            for store, x in ((a, got), (v, old), (ret, got + old)):
+                full = np.zeros(len(response.ids))
+                full[mask] = x
+                store.append(full)
+        return noted(
+            group,
+            advantage=Note("token", tuple(a)),
+            value=Note("token", tuple(v)),
+            **{"return": Note("token", tuple(ret))},
+        )
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        outs = ctx.engine.outputs(groups, ["head:value"]) if groups else []
+        return [one(g, out["head:value"]) for g, out in zip(groups, outs, strict=True)], state
+
+    gives = frozenset({"advantage", "note:value", "note:return"})
+    return Part(f"gae({gamma:g}, {lam:g})", run, frozenset({"scores", "head:value"}), gives)

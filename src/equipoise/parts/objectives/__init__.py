@@ -1,0 +1,14 @@
+"""What is minimised: pure functions of flat tokens. Each names its formula and its denominator.
+
+pi: the policy being trained; old: the policy when the update began; A: advantage; rho = pi / old; y: a response.
+The denominators are the step's totals, never a micro-batch's: token, response, group, or a constant times responses.
+"""
+
+from equipoise.parts.objectives.critic import value_error
+from equipoise.parts.objectives.divergence import k3
+from equipoise.parts.objectives.imitation import likelihood
+from equipoise.parts.objectives.over import Over
+from equipoise.parts.objectives.pairs import preference
+from equipoise.parts.objectives.policy import clipped, implicit_negative, score_function
+
+__all__ = ["Over", "clipped", "implicit_negative", "k3", "likelihood", "preference", "score_function", "value_error"]

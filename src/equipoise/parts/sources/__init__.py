@@ -1,0 +1,12 @@
+"""Where groups come from: sampled rollouts, demonstrations, pairs, stored groups.
+
+A source draws at most what the budget still allows (``ctx.reserve``) and returns no groups when it can draw none.
+Its state is how many items it has drawn; the order is a permutation of the split, a new one each epoch.
+"""
+
+from equipoise.parts.sources.draws import take
+from equipoise.parts.sources.given import demonstrations, pairs
+from equipoise.parts.sources.rollouts import refill, sampled
+from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored
+
+__all__ = ["demonstrations", "pairs", "refill", "right_answers", "right_wrong_pairs", "sampled", "stored", "take"]

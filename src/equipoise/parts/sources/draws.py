@@ -1,0 +1,41 @@
+"""In what order prompts are drawn, and what a draw may cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.errors import ArgumentError
+from equipoise.keys import Key
+from equipoise.protocols import Context
+from equipoise.types import Cost, Group, Task
+
+
+@lru_cache(maxsize=8)
+def _order(key: Key, n: int) -> NDArray[np.int64]:
+    return key.permutation(n)
+
+
+def take(ctx: Context, n: int, size: int, start: int) -> list[int]:
+    """``size`` indices below ``n`` from position ``start`` of the endless shuffled order."""
+    order = Key(ctx.key.path[:1]) / "order"  # the same for every method of a seed: arms are paired on prompts
+    return [int(_order(order / (i // n), n)[i % n]) for i in range(start, start + size)]
+
+
+def positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ArgumentError(f"{name}={size}: expected at least 1")
+
+
+def require(task: Task, what: str, present: object, who: str) -> None:
+    if present is None:
+        have = [n for n in ("verify", "demonstrate", "pair") if getattr(task, n) is not None] or ["only prompts"]
+        raise ArgumentError(f"{who} needs a task with {what}; {task.name!r} has {', '.join(have)}")
+
+
+def cost(ctx: Context, group: Group) -> Cost:
+    longest = max(len(r.ids) for r in group.responses)
+    return ctx.bound(len(group.prompt.ids or ()), len(group.responses), longest, False)

@@ -1,0 +1,55 @@
+"""Demonstrations and preference pairs from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from equipoise.errors import ArgumentError
+from equipoise.parts.sources.draws import cost, positive, require, take
+from equipoise.protocols import Context, Part, State
+from equipoise.types import Cost, Group, Prompt, Task
+
+
+def demonstrations(task: Task, prompts: int) -> Part:
+    """``prompts`` training prompts, each with its demonstration: groups of one. One label each time shown."""
+    positive(prompts=prompts)
+    require(task, "demonstrations", task.demonstrate, "supervised fine-tuning")
+    split = task.splits["train"]
+
+    def build(ctx: Context, prompt: Prompt) -> Group:
+        encoded = ctx.engine.encode(prompt)
+        reply = task.demonstrate(prompt) if task.demonstrate else None
+        if reply is None:
+            raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no demonstration")
+        return Group(encoded, (ctx.engine.encode_reply(encoded, reply, "demonstration"),))
+
+    return _given(f"demonstrations({prompts})", split, prompts, build, "demonstration")
+
+
+def pairs(task: Task, prompts: int) -> Part:
+    """``prompts`` preference pairs from the data: groups of two, the preferred one first."""
+    positive(prompts=prompts)
+    require(task, "preference pairs", task.pair, "learning from given pairs")
+    split = task.splits["train"]
+
+    def build(ctx: Context, prompt: Prompt) -> Group:
+        encoded = ctx.engine.encode(prompt)
+        both = task.pair(prompt) if task.pair else None
+        if both is None:
+            raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no pair")
+        return Group(encoded, tuple(ctx.engine.encode_reply(encoded, reply, "pair") for reply in both))
+
+    return _given(f"pairs({prompts})", split, prompts, build, "preference")
+
+
+def _given(
+    name: str, split: Sequence[Prompt], size: int, build: Callable[[Context, Prompt], Group], label: str
+) -> Part:
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        start = state or 0
+        built = [build(ctx, split[i]) for i in take(ctx, len(split), size, start)]
+        fits = ctx.reserve([cost(ctx, g) + Cost(labels={label: 1}) for g in built])
+        return [*groups, *built[:fits]], start + fits
+
+    gives = frozenset({"prompts", "responses"})
+    return Part(name, run, gives=gives, spends=frozenset({"labels"}), sizes={"prompts": size})

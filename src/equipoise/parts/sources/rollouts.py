@@ -1,0 +1,63 @@
+"""Responses of the current policy."""
+
+from __future__ import annotations
+
+from equipoise.errors import ArgumentError
+from equipoise.parts.sources.draws import positive, require, take
+from equipoise.protocols import Context, Part, State
+from equipoise.types import Decoder, Group, Task
+
+
+def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) -> Part:
+    """``samples`` responses of the current policy to each of ``prompts`` training prompts.
+
+    Truncating samplers have no place here: the policy that is trained must be the one that sampled."""
+    positive(prompts=prompts, samples=samples)
+    if temperature <= 0:
+        raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
+    require(task, "a verifier", task.verify, "sampling")
+    decoder = Decoder(task.max_new_tokens, temperature)
+    split = task.splits["train"]
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        start = state or 0
+        drawn = [ctx.engine.encode(split[i]) for i in take(ctx, len(split), prompts, start)]
+        fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, task.max_new_tokens, True) for p in drawn])
+        keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
+        new = ctx.engine.sample(drawn[:fits], samples, decoder, keys) if fits else []
+        return [*groups, *new], start + fits
+
+    sizes = {"prompts": prompts, "samples": samples, "tokens": task.max_new_tokens}
+    gives = frozenset({"prompts", "responses"})
+    return Part(
+        f"sampled({prompts} x {samples})", run, gives=gives, spends=frozenset({"generated_tokens"}), sizes=sizes
+    )
+
+
+def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:
+    """Draw, score and filter again until as many groups are kept as one draw makes, or ``rounds`` draws are made.
+
+    Every draw is charged. DAPO, 2503.14476, calls it dynamic sampling."""
+    positive(rounds=rounds)
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        inner, kept, wanted = state or [None, None, None], list[Group](), None
+        for turn in range(rounds):
+            drawn, inner[0] = draw(ctx.at(f"round {turn}") if turn else ctx, [], inner[0])
+            wanted = len(drawn) if wanted is None else wanted
+            scored, inner[1] = signal(ctx, drawn, inner[1])
+            passed, inner[2] = keep(ctx, scored, inner[2])
+            room = wanted - len(kept)
+            kept += passed[:room]
+            ctx.dropped.extend(passed[room:])  # surplus of the last round
+            if not drawn or len(kept) >= wanted:
+                break
+        return [*groups, *kept], inner
+
+    both = chain_gives(draw, signal, keep)
+    return Part(f"refill({draw.name}, {keep.name}, {rounds})", run, gives=both, spends=draw.spends, sizes=draw.sizes)
+
+
+def chain_gives(*parts: Part) -> frozenset[str]:
+    """All that the parts give together."""
+    return frozenset().union(*(p.gives for p in parts))
