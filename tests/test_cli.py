@@ -70,6 +70,8 @@ WRONG = {
     "train grpo --task addition --model tiny --epochs 0": ["epochs=0", "at least 1"],
     "train grpo --task addition --model tiny --lr -1": ["learning rate of stage train is -1", "above 0"],
     "train grpo --task addition --model tiny --lr nan": ["learning rate of stage train is nan", "above 0"],
+    "train grpo --task addition --model tiny --optimiser.clip 0": ["--optimiser.clip is 0", "inf for no clipping"],
+    "train grpo --task addition --model tiny --optimiser.beta2 1": ["--optimiser.beta2 is 1", "below 1"],
     "train grpo --task addition --model tiny --seed -1": ["--seed is -1", "at least 0"],
     "train grpo --task addition --model tiny --prices.flop -1": ["--prices.flop is -1", "cannot be negative"],
     "train grpo --task file:none.jsonl --model tiny": ["none.jsonl"],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from equipoise.cli import main
+from equipoise.engine.optimiser import Optimiser
 from equipoise.job.job import prepare, saved
 from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
@@ -28,7 +30,8 @@ from equipoise.types import Estimate
 # One run for most tests: GRPO with a KL to the start, in eight steps or so; evaluated at both ends.
 TRAIN = shlex.split(
     "train grpo --task addition --task.difficulty 2 --model tiny --budget.generated-tokens 4k --prompts 4 --samples 4 "
-    "--kl 0.1 --eval.points 2 --eval.items 4 --eval.samples 2 --test.items 8 --test.samples 2 --threads 1"
+    "--kl 0.1 --eval.points 2 --eval.items 4 --eval.samples 2 --test.items 8 --test.samples 2 --threads 1 "
+    "--optimiser.clip 0.5 --optimiser.weight-decay 0.01"
 )
 METHODS = {"sft", "dft", "rft", "dpo", "rloo", "grpo", "dr_grpo", "dapo", "ppo", "nft", "mix", "tulu3"}
 
@@ -81,6 +84,7 @@ def test_a_run_directory_holds_what_it_promises(run: Path) -> None:
     assert [line["step"] for line in lines(run)] == list(range(len(lines(run))))
     assert all("eval/pass@1" in line for line in (lines(run)[0], lines(run)[-1]))
     resolved = saved_toml(run)["resolved"]
+    assert saved_toml(run)["optimiser"] == asdict(Optimiser(clip=0.5, weight_decay=0.01))
     assert resolved["threads"] == 1 and resolved["fingerprint"] and resolved["versions"]["torch"]
 
 
@@ -286,7 +290,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     said = " ".join(capsys.readouterr().out.split())
     plan = prepare_plan()
     assert plan.formula.split()[0] in said and "divided by" in said and plan.denominator.split()[0] in said
-    for expected in ("4 prompts", "4 samples", "4,000 generated tokens", "MiB", "at most about"):
+    for expected in ("4 prompts", "4 samples", "4,000 generated tokens", "MiB", "at most about", "clipped at 0.5"):
         assert expected in said, expected
 
 

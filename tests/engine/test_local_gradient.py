@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_models import contrast, gradients, make_engine, policy_gradient, rollouts
 
 from equipoise.engine.batch import count
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, Diverged, UnknownName
 from equipoise.types import Loss, Note, Objective
 
@@ -228,7 +229,7 @@ def test_infinite_gradient_stops_before_the_weights_change() -> None:
 
 
 def test_step_clips_and_counts() -> None:
-    engine = make_engine(clip=0.5)
+    engine = make_engine(optimiser=Optimiser(clip=0.5))
     groups = rollouts(engine)
     engine.backward(groups, policy_gradient(), count(groups))
     assert engine.step(1e-3)["grad_norm"] > 0.5

@@ -15,6 +15,7 @@ import tyro
 
 from equipoise import recipes, tasks
 from equipoise.budget import UNITS, Budget, Prices, flag
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
@@ -162,6 +163,20 @@ def of_budget() -> list[Flag]:
         for u in UNITS
     ]
     return units + [Flag(f"prices.{flag(f.name)}", float, f.default, "USD each") for f in fields(Prices)]
+
+
+_OPTIMISER_HELP = {
+    "clip": "largest norm of the gradient; inf: no clipping",
+    "beta1": "memory of the mean gradient",
+    "beta2": "memory of the mean squared gradient",
+    "eps": "added to the root of the mean squared gradient",
+    "weight_decay": "of matrices; norms and biases have none",
+}
+
+
+def of_optimiser() -> list[Flag]:
+    """--optimiser.<setting>."""
+    return [Flag(f"optimiser.{flag(f.name)}", float, f.default, _OPTIMISER_HELP[f.name]) for f in fields(Optimiser)]
 
 
 def under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def plan(p: Prepared, out: Path) -> None:
     table.add_row("task", f"{p.task.summary} Prompts: {splits}. Responses of at most {p.task.max_new_tokens} tokens.")
     table.add_row("model", f"{info.parameters:,} parameters, {info.trainable:,} trained, {info.dtype} on {info.device}")
     table.add_row("budget", str(p.budget) + ("" if s.budget.limits() else "   (the recipe's own: none was given)"))
+    table.add_row("optimiser", str(s.optimiser))
     for stage in p.recipe.stages:
         table.add_section()
         lr = f"learning rate {stage.lr.resolve(info):.3g}, {stage.lr.name}"

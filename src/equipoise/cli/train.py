@@ -11,6 +11,7 @@ from typing import Any
 from equipoise import recipes
 from equipoise.cli import options
 from equipoise.cli.options import Flag
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError
 from equipoise.job.settings import EvalSettings, Settings, TestSettings
 
@@ -31,6 +32,7 @@ def common() -> list[Flag]:
         Flag("test.samples", int, 4, "samples an item"),
         Flag("allow", tuple[str, ...], (), "preflight faults to go on with: truncated, unparsed, equal, no_eos; world"),
         Flag("preflight", bool, True, "look at eight prompts before spending"),
+        *options.of_optimiser(),
         *options.of_budget(),
     ]
 
@@ -47,6 +49,7 @@ def shared(v: Mapping[str, Any]) -> dict[str, Any]:
         "preflight": v["preflight"],
         "budget": options.budget(v),
         "prices": options.prices(v),
+        "optimiser": Optimiser(**options.under(v, "optimiser")),
         "knobs": options.under(v, "task"),
     }
 

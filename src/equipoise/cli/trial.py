@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> int:
 
     out = Path(v["out"] or f"runs/trial-{v['task'].replace(':', '-').replace('/', '-')}-{model.replace('/', '-')}")
     test = TestSettings(v["test.items"], v["test.samples"], start=False)
-    rest = {k: asdict(x) if k in ("eval", "prices") else x for k, x in shared.items()}
+    rest = {k: asdict(x) if k in ("eval", "prices", "optimiser") else x for k, x in shared.items()}
     trial(
         [ArmSpec(m, changed[m]) for m in methods],
         v["task"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from equipoise.engine.batch import flatten
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import Diverged, ModelError, RecordError
 from equipoise.keys import Key, uniforms
 from equipoise.protocols import TokenNotes
@@ -31,7 +33,7 @@ class TabularEngine:
     """Policies over ``prompts`` prompts, tokens 0..vocabulary-1, responses of at most ``length`` tokens.
 
     A prompt's ``text`` is its index. Parameters start at ``init`` [prompts, prefixes, vocabulary] or at 0.
-    ``optimiser``: "sgd" or "adam"; float64 throughout.
+    ``optimiser``: "sgd" or "adam"; ``settings``: its own, of which "sgd" has clip and decay. float64 throughout.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TabularEngine:
         optimiser: str = "sgd",
         heads: Sequence[str] = (),
         rows_tokens: int = 10**9,
+        settings: Optimiser = Optimiser(clip=math.inf),  # noqa: B008  # frozen
     ) -> None:
         self.prefixes: dict[tuple[int, ...], int] = {}
         for n in range(length):
@@ -56,8 +59,7 @@ class TabularEngine:
         for name in heads:
             self.weights[f"head:{name}"] = torch.zeros(shape[:2], dtype=torch.float64, requires_grad=True)
         self.named: dict[str, dict[str, Tensor]] = {}
-        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
-        self.optimiser = kinds[optimiser](self.weights.values(), lr=1.0, weight_decay=0.0)
+        self.settings, self.optimiser = settings, _optimiser(optimiser, list(self.weights.values()), settings)
         self.rows_tokens, self.version, self.meter = rows_tokens, 0, Cost()
 
     @property
@@ -273,6 +275,7 @@ class TabularEngine:
         norm = float(torch.stack([g.norm() for g in grads]).norm()) if grads else 0.0
         if not np.isfinite(norm):
             raise Diverged(f"the gradient's norm is {norm}")
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.step()
         self.discard()
@@ -325,3 +328,9 @@ class TabularEngine:
     def export(self, folder: Path, merge: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
+
+
+def _optimiser(kind: str, parameters: list[Tensor], o: Optimiser) -> torch.optim.Optimizer:
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, lr=1.0, weight_decay=o.weight_decay)
+    return torch.optim.AdamW(parameters, lr=1.0, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)

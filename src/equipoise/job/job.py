@@ -62,7 +62,15 @@ def prepare(s: Settings) -> Prepared:
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
     heads = {n.removeprefix("head:"): 1 for n in sorted(recipe.needs) if n.startswith("head:")}
-    engine = load(s.model, device=s.device, dtype=s.dtype, lora_rank=s.lora_rank, seed=s.seed, heads=heads)
+    engine = load(
+        s.model,
+        device=s.device,
+        dtype=s.dtype,
+        lora_rank=s.lora_rank,
+        seed=s.seed,
+        heads=heads,
+        optimiser=s.optimiser,
+    )
     task = fitted(task, engine, s)
     _testable(task)
     evaluation = evaluation_bound(engine, task, s)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from equipoise.budget import Budget, Prices
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, UnknownName
 
 
@@ -52,6 +53,7 @@ class Settings:
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own
     prices: Prices = field(default_factory=Prices)
+    optimiser: Optimiser = field(default_factory=Optimiser)
     eval: EvalSettings = field(default_factory=EvalSettings)
     test: TestSettings = field(default_factory=TestSettings)
     track: str | None = None
@@ -79,7 +81,13 @@ def settings(content: Mapping[str, Any]) -> Settings:
     for name in ("method", "task", "model"):
         if name not in content:
             raise ArgumentError(f"the settings lack {name!r}")
-    nested = {"budget": Budget, "prices": Prices, "eval": EvalSettings, "test": TestSettings}
+    nested = {
+        "budget": Budget,
+        "prices": Prices,
+        "optimiser": Optimiser,
+        "eval": EvalSettings,
+        "test": TestSettings,
+    }
     made = {name: nested[name](**value) if name in nested else value for name, value in content.items()}
     return Settings(**{**made, "allow": tuple(content.get("allow", ()))})
 

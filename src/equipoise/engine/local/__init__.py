@@ -13,6 +13,7 @@ from equipoise.engine.local.engine import LocalEngine, Settings, describe
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.probe import probe
 from equipoise.engine.local.text import Text, end_tokens
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, ModelError, UnknownName
 from equipoise.models import resolve
 from equipoise.models.loading import open_model, without_dropout
@@ -56,10 +57,7 @@ def wrap(
     rows_tokens: int | None = None,
     sampled_rows: int | None = None,
     checkpointing: bool = False,
-    clip: float = 1.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    optimiser: Optimiser = Optimiser(),  # noqa: B008  # frozen
 ) -> LocalEngine:
     """An engine of an open ``transformers`` model.
 
@@ -80,7 +78,7 @@ def wrap(
     info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing)
     extra = _heads(heads or {}, exact)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)
-    settings = Settings(tokens, sampled_rows, clip, betas, eps, weight_decay)
+    settings = Settings(tokens, sampled_rows, optimiser)
     engine = LocalEngine(exact, wrapper, extra, info, Text(tokenizer, name, info.eos, context), settings)
     for policy in keep:
         engine.combine(policy, {"current": 1.0})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from equipoise.engine.local import adaptation, sampler, state
 from equipoise.engine.local.learner import Learner, Metrics, named
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.text import Text
+from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, Diverged, RecordError, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import TokenNotes
@@ -28,10 +29,7 @@ class Settings:
 
     row_tokens: int  # of a micro-batch
     sampled_rows: int | None  # in flight; None: from the size of the cache
-    clip: float  # largest norm of the gradient
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
+    optimiser: Optimiser
 
 
 class LocalEngine:
@@ -48,13 +46,7 @@ class LocalEngine:
         self._settings = settings
         self._learner = Learner(network, heads, info, settings.row_tokens)
         self._trained = dict(named(network.model, heads))
-        self._optimiser = torch.optim.AdamW(
-            list(self._trained.values()),
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=network.device.type in ("cpu", "cuda"),
-        )
+        self._optimiser = _adamw(self._trained.values(), settings.optimiser, network.device)
         self._policies: dict[str, dict[str, Tensor]] = {}
         self._sampling = Cost()
         self.steps = 0  # optimiser steps taken
@@ -173,7 +165,7 @@ class LocalEngine:
             self._network.model.eval()
 
     def step(self, lr: float) -> dict[str, float]:
-        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._settings.optimiser.clip)
         if not bool(norm.isfinite()):
             self.discard()
             raise Diverged(
@@ -273,6 +265,14 @@ class LocalEngine:
 
     def export(self, folder: Path, merge: bool = True) -> None:
         adaptation.export(self._network.model, self._wrapper, self.tokenizer, Path(folder), merge)
+
+
+def _adamw(parameters: Iterable[nn.Parameter], o: Optimiser, device: torch.device) -> torch.optim.AdamW:
+    """Decay is for matrices: it would pull the scales of norms, and biases, away from what they mean."""
+    every = list(parameters)
+    kinds = [([p for p in every if p.dim() > 1], o.weight_decay), ([p for p in every if p.dim() <= 1], 0.0)]
+    groups = [{"params": own, "weight_decay": decay} for own, decay in kinds if own]
+    return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.eps, fused=device.type in ("cpu", "cuda"))
 
 
 def _mix(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
