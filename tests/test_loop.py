@@ -37,7 +37,8 @@ def weights(engine: object) -> torch.Tensor:
 def test_every_method_beats_its_shuffled_control(method: str, tmp_path: Path) -> None:
     """Learning: exact pass rate over 3 seeds, more than 3 standard errors above the same method on shuffled rewards."""
     budget, rates = Budget(flops=60_000.0), {}
-    for name, task in (("real", toy.TASK), ("control", toy.shuffled())):
+    mine = toy.TASKS.get(method, toy.TASK)
+    for name, task in (("real", mine), ("control", toy.shuffled(mine))):
         rates[name] = []
         for seed in range(3):
             loop = toy.loop(tmp_path / f"{name}{seed}", method, budget, seed, task)

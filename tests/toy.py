@@ -44,12 +44,15 @@ TASK = Task(
 )
 
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = {}  # of single methods, over SIZES
+TASKS: Mapping[str, Task] = {}  # of methods that need another kind of task
 
 
 def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:
     """A method's recipe in toy sizes."""
     known = recipes.method(method).arguments
-    return recipes.build(method, task, **{k: v for k, v in SIZES.items() if k in known} | arguments)
+    sizes = {k: v for k, v in SIZES.items() if k in known} | ARGUMENTS.get(method, {})
+    return recipes.build(method, task, **sizes | arguments)
 
 
 def engine(needs: frozenset[str] = frozenset(), optimiser: str = "sgd", **arguments: Any) -> TabularEngine:
@@ -61,7 +64,7 @@ def loop(path: Path, method: str, budget: Budget, seed: int = 0, task: Task = TA
     """A loop in a new folder, not yet run. ``options``: of Loop; ``arguments``: of the recipe."""
     folder = Folder(path)
     folder.create()
-    made = recipe(method, task, **options.pop("arguments", {}))
+    made = recipe(method, TASKS.get(method, TASK) if task is TASK else task, **options.pop("arguments", {}))
     ledger = Ledger(budget, file=(folder / "ledger.jsonl").open("a"))
     return Loop(made, options.pop("engine", None) or engine(made.needs), ledger, folder, seed, **options)
 
@@ -77,7 +80,8 @@ def shuffled(task: Task = TASK) -> Task:
     """The control: rewards of the same kind that say nothing about the response."""
 
     def random(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
-        scores = verify(prompts, texts)
+        assert task.verify is not None
+        scores = task.verify(prompts, texts)
         order = np.random.default_rng(len(scores)).permutation(len(scores))
         return [scores[i] for i in order]
 
