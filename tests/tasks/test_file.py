@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import subprocess
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from equipoise.errors import ArgumentError, DataError, TooLong
 from equipoise.tasks import load
 from equipoise.tasks.file import fit
+from equipoise.tasks.rows import Faults, open_rows
 from equipoise.tasks.splits import hash_of, text_of
 from equipoise.types import ModelInfo, Prompt, Reply, Response, Task
 
@@ -44,6 +46,8 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
             writer.writerows(
                 {k: v if isinstance(v, str | bool | int) else json.dumps(v) for k, v in r.items()} for r in rows
             )
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1))
     else:
         path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return path
@@ -115,7 +119,7 @@ FORMATS: dict[str, tuple[Any, dict[str, Any], Any, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_in_every_kind_of_file(form: str, suffix: str, tmp_path: Path) -> None:
     make, knobs, demonstration, pair = FORMATS[form]
@@ -134,11 +138,29 @@ def test_every_format_in_every_kind_of_file(form: str, suffix: str, tmp_path: Pa
             assert task.pair(prompt) == replied
 
 
-def test_labelled_rows_keep_their_label(tmp_path: Path) -> None:
-    rows = ({"prompt": f"q {n}", "completion": "a", "label": n % 2 == 0} for n in range(30))
-    prompts = everything(of(write(tmp_path / "d.jsonl", rows)))
+def test_of_labelled_rows_the_good_ones_are_learned_from(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0} for n in range(30)]
+    rows += [{"prompt": "q 4", "completion": "a 4", "label": False}]  # repeats a good row: no duplicate, it is left out
+    task = of(write(tmp_path / "d.jsonl", rows))
+    assert task.demonstrate and task.pair is None and task.verify is None
+    assert [task.demonstrate(p) for p in everything(task)] == [f"a {n}" for n in range(0, 30, 2)]
+    assert "15 rows" in task.summary and "16 rows labelled bad left out" in task.summary
+    assert all(len(split) for split in task.splits.values())
+
+
+def test_labelled_rows_are_prompts_where_a_verifier_judges(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": "a", "label": n % 2 == 0, "answer": "x"} for n in range(30)]
+    task = of(write(tmp_path / "d.jsonl", rows), verifier="exact")
+    assert task.verify and task.demonstrate is None
+    prompts = everything(task)
     assert [p.meta["label"] for p in prompts] == [n % 2 == 0 for n in range(30)]
     assert {p.meta["completion"] for p in prompts} == {"a"}
+
+
+def test_a_file_of_bad_rows_alone_says_why_nothing_is_left(tmp_path: Path) -> None:
+    rows = ({"prompt": f"q {n}", "completion": "a", "label": 0} for n in range(30))
+    with pytest.raises(DataError, match=r"nothing is left for train.*30 rows labelled bad are left out"):
+        of(write(tmp_path / "d.jsonl", rows))
 
 
 def test_verl_rows_have_their_answer_and_other_columns(tmp_path: Path) -> None:
@@ -296,8 +318,17 @@ def test_several_faults_are_reported_together_with_counts(tmp_path: Path) -> Non
         ("d.jsonl", b"", "empty (0 bytes)"),
         ("d.jsonl", b"\n\n \n", "no rows"),
         ("d.jsonl", "\ufeff".encode("utf-16-le") + "{}".encode("utf-16-le"), "UTF-16"),
-        ("d.json", b'[{"prompt": "q"}]', "jq -c"),
-        ("d.csv", b"prompt,completion\n", "only empty lines or a header"),
+        ("d.json", b"[]", "no rows"),
+        ("d.json", b'[{"prompt": "q"},\n {"prompt": "r",}]', "line 2: Expecting property name"),
+        ("d.json", b'[{"prompt": "q"} {"prompt": "r"}]', "line 1: expected ',' or ']' (character 18): '{\"prompt"),
+        ("d.json", b'[{"prompt": "q"}', "expected ',' or ']'"),
+        ("d.json", b'[{"prompt": "q"},', "Expecting value"),
+        ("d.json", b"[" * 100_000, "row 1: lists or objects nested too deeply"),
+        ("d.json", b'[{"prompt": "q"}]\n{"prompt": "r"}', "line 2: text after the end of the list"),
+        ("d.json", b'[{"prompt": "q"},\n 3, "x"]', "row 2: got int: '3'\n    row 3: got str"),
+        ("d.json", b'[{"prompt": "q"},\n {"prompt": "caf\xe9"}]', "line 2: byte 0xe9"),
+        ("d.json", b'{\n "prompt": "q"\n}', "or one list of objects in the whole file"),
+        ("d.csv", b"prompt,completion\n", "only empty lines, a header"),
         ("d.csv", b"prompt,completion\na,b,c\n", "line 2: 3 cells where the header names 2"),
         ("d.csv", b'prompt,completion\n"a"b,c\n', "not CSV"),
         ("d.parquet", b"PAR1 but not really PAR1", "cannot be read as Parquet"),
@@ -357,6 +388,39 @@ def test_a_file_that_changes_while_in_use_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was changed while it was in use"):
         task.splits["train"][0]
     assert of(path).fingerprint != before
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text())), min_size=1, max_size=8),
+    indent=st.none() | st.integers(0, 2),
+    ascii=st.booleans(),
+    around=st.sampled_from([b"", b"\n ", codecs.BOM_UTF8]),
+)
+def test_a_json_list_is_read_as_json_reads_it(
+    rows: list[dict[str, Any]], indent: int | None, ascii: bool, around: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("list") / "d.json"
+    text = json.dumps(rows, indent=indent, ensure_ascii=ascii)
+    try:
+        path.write_bytes(around + text.encode() + b"\r\n")
+    except UnicodeEncodeError:  # half a surrogate pair, which no UTF-8 file can hold
+        return
+    faults = Faults(path)
+    opened = open_rows(path)
+    scanned = list(opened.scan(faults))
+    assert not faults.counts
+    assert scanned == rows == [opened[i] for i in range(len(opened))]
+    assert [opened.number(i) for i in range(len(opened))] == list(range(1, len(rows) + 1))
+
+
+def test_a_json_list_above_its_bound_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equipoise.tasks.rows.LIST_MB", 1)
+    path = write(tmp_path / "d.json", ({"prompt": f"q {n}", "completion": "x" * 1000} for n in range(2500)))
+    with pytest.raises(DataError, match=r"one JSON list of 2 MB.*up to 1 MB.*\n?.*jq -c '.\[\]' d.json > d.jsonl"):
+        of(path)
 
 
 # --- streaming

@@ -23,7 +23,7 @@ def test_every_dataset_scores_its_own_answer_right_and_a_missing_one_unparsed() 
     assert len(gym.names()) > 100
     for name in gym.names():
         options = {"name": name, "config": config(name)}
-        dataset = gym._dataset(name, options["config"])  # type: ignore[arg-type]
+        dataset = gym.library.dataset(name, options["config"])  # type: ignore[arg-type]
         gold = {i: dataset[i]["answer"] for i in (3, 5)}
         items = [Item("q", f"so <answer>{a}</answer>", columns={"index": i}) for i, a in gold.items() if a is not None]
         verdicts = gym.judge(items[::-1], options)
@@ -101,7 +101,7 @@ def test_every_dataset_offers_its_knobs_to_the_command_line_and_their_defaults_c
         assert found and "size" not in found
         given = {k: str(p.default) for k, p in found.items() if p.default is not None}
         if name != "composite":
-            assert gym._config(name, given) == {"seed": 0}, name
+            assert gym.library.configuration(name, given) == {"seed": 0}, name
     assert signature("reasoning_gym:chain_sum")["min_terms"].default == 2
     assert "train" in signature("reasoning_gym:chain_sum") and "name" not in signature("reasoning_gym")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from equipoise.errors import ArgumentError
 from equipoise.tasks import load
 from equipoise.tasks.instruct import KINDS, compatible, demonstrate, names_topic, verify
-from equipoise.tasks.instruct_words import VOCABULARY
+from equipoise.tasks.instruct.words import VOCABULARY
 from equipoise.tasks.splits import hash_of, text_of
 from equipoise.types import Prompt
 

@@ -8,18 +8,16 @@ runs in a process that can be killed: several datasets hand the reply to a symbo
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
-import inspect
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any, overload
 
-from equipoise.errors import ArgumentError, DataError, MissingExtra, UnknownName
+from equipoise.errors import DataError
+from equipoise.tasks.gym import library
+from equipoise.tasks.gym.library import SIZE, knobs, names, parameters
 from equipoise.tasks.procedural import ask, between
 from equipoise.tasks.splits import PATIENCE, fingerprint, hash_of, split_of, text_of
 from equipoise.types import Prompt, Task
@@ -27,9 +25,10 @@ from equipoise.verify import from_pool
 from equipoise.verify.pool import Pool, Settings
 from equipoise.verify.verdicts import UNPARSED, Item, Options, Verdict, error, extract, judged
 
+__all__ = ["demonstrate", "judge", "knobs", "names", "parameters", "task"]
+
 ASK = "Write your final answer as <answer>your answer</answer>."
 ANSWER = r"<answer>(.*?)</answer>"
-SIZE = 20_000  # items of a dataset; some prepare a list this long
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
@@ -50,8 +49,8 @@ def task(
     sizes = {"train": train, "validation": validation, "test": test}
     for split, count in sizes.items():
         between(f"reasoning_gym.{split}", count, 1, SIZE)
-    config = _config(name, knobs)
-    dataset = _dataset(name, config)
+    config = library.configuration(name, knobs)
+    dataset = library.dataset(name, config)
     deck = _Deck(name, dataset, fingerprint("reasoning_gym", name, config), sizes)
     pool = Pool("equipoise.tasks.gym:judge", {"name": name, "config": config}, Settings(deadline_s=deadline_s))
     return Task(
@@ -59,7 +58,7 @@ def task(
         summary=f"{name.replace('_', ' ')} ({dataset.category}) of the reasoning-gym library.",
         splits={split: _Dealt(deck, split) for split in sizes},
         max_new_tokens=max_new_tokens,
-        fingerprint=fingerprint("reasoning_gym", _version(), name, config, sorted(sizes.items())),
+        fingerprint=fingerprint("reasoning_gym", library.library_version(), name, config, sorted(sizes.items())),
         verify=from_pool(pool),
         demonstrate=None if dataset[0]["answer"] is None else demonstrate,
         close=pool.close,
@@ -123,37 +122,12 @@ class _Dealt(Sequence[Prompt]):
         return self.deck.hands[self.split][index]
 
 
-def names() -> list[str]:
-    """Every dataset of the library. Raises MissingExtra."""
-    return sorted(_datasets())
-
-
-def knobs(name: str) -> dict[str, Any]:
-    """The fields of a dataset's configuration with their defaults (None where it has none)."""
-    if name not in _datasets():
-        raise UnknownName("dataset of reasoning_gym", name, _datasets())
-    fields = {f.name: _default(f) for f in dataclasses.fields(_datasets()[name][1])}
-    return {k: v for k, v in {**fields, "seed": 0}.items() if k != "size"}
-
-
-def parameters(name: str) -> dict[str, inspect.Parameter]:
-    """The knobs that can be given as text, typed for a command line: lists are written as JSON."""
-    found = {}
-    for knob, default in knobs(name).items():
-        default = default.value if isinstance(default, Enum) else default
-        kind = type(default) if isinstance(default, bool | int | float | str) else str | None
-        shown = json.dumps(default) if isinstance(default, list | tuple | dict) else default
-        if default is None or isinstance(shown, bool | int | float | str):
-            found[knob] = inspect.Parameter(knob, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=kind)
-    return found
-
-
 def judge(items: Sequence[Item], options: Options) -> list[Verdict]:
     """Scores by the dataset itself; each item is made again from its index. Runs in a verifier's process."""
     name, config = options["name"], options["config"]
     key = json.dumps([name, config], default=str)
     if key not in _MADE:
-        _MADE[key] = _dataset(name, config)
+        _MADE[key] = library.dataset(name, config)
     dataset = _MADE[key]
 
     return [_judge(dataset, _entry(dataset, item.columns["index"]), item.text) for item in items]
@@ -181,80 +155,6 @@ def _judge(dataset: Any, entry: Any, text: str) -> Verdict:
             return error(f"the dataset's scorer raised {type(fault).__name__}: {fault}")
         return UNPARSED
     return replace(judged(value >= 1.0, found), value=value)
-
-
-def _datasets() -> Mapping[str, tuple[Any, Any]]:
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise MissingExtra("reasoning-gym", 'pip install "equipoise[gym]"')
-    from reasoning_gym.factory import DATASETS
-
-    found: Mapping[str, tuple[Any, Any]] = DATASETS
-    return found
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("reasoning-gym")
-
-
-def _dataset(name: str, config: Mapping[str, Any]) -> Any:
-    """The seeded dataset. Raises ArgumentError with what its own validation says."""
-    make, kind = _datasets()[name]
-    given = {**config, "size": SIZE}
-    if name == "composite":
-        from reasoning_gym.composite import DatasetSpec
-
-        given["datasets"] = [DatasetSpec(name=n, weight=1.0, config={}) for n in config["datasets"]]
-    last: Exception | None = None
-    while given["size"] >= 100:
-        try:
-            return make(config=kind(**given))
-        except (AssertionError, ValueError, TypeError) as fault:
-            last = fault
-            given["size"] //= 5  # some spaces hold fewer items, and say so
-    raise ArgumentError(f"reasoning_gym:{name} refuses {dict(config)}: {last}") from last
-
-
-def _config(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's knobs as the dataset's configuration, text turned into the type of the default."""
-    allowed = knobs(name)
-    for knob in given:
-        if knob not in allowed:
-            raise UnknownName(f"knob of reasoning_gym:{name}", knob, allowed)
-    config = {knob: _typed(name, knob, value, allowed[knob]) for knob, value in given.items()}
-    changed = {knob: value for knob, value in config.items() if _plain(value) != _plain(allowed[knob])}
-    return {"seed": 0, **changed}
-
-
-def _typed(name: str, knob: str, value: Any, default: Any) -> Any:
-    if isinstance(default, Enum) and isinstance(value, str):
-        choices = {e.value: e for e in type(default)}
-        if value not in choices:
-            raise ArgumentError(f"--task.{knob} {value!r}: expected one of {', '.join(map(str, choices))}")
-        return choices[value]
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    if name == "composite" and knob == "datasets":
-        return value.split(",")
-    try:
-        parsed = json.loads(value.lower() if value.lower() in ("true", "false") else value)
-    except ValueError:
-        raise ArgumentError(
-            f"--task.{knob} {value!r}: expected a value like {json.dumps(default, default=str)} (JSON)"
-        ) from None
-    return tuple(parsed) if isinstance(default, tuple) else parsed
-
-
-def _plain(value: Any) -> str:
-    """A value as JSON: lists and tuples, an enumeration and its value, are the same."""
-    return json.dumps(value, default=str, sort_keys=True)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
 
 
 def _text(answer: Any) -> str | None:
