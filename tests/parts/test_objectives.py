@@ -185,9 +185,9 @@ def test_nft_straight_through_keeps_the_gradient_where_the_floor_holds() -> None
 
 def test_k3_is_zero_where_policies_agree_and_never_negative() -> None:
     out, b = batch([-1.0, -2.0], None, [0.0, 0.0], **{"logp:start": [-1.0, -2.0]})
-    assert objectives.k3("start", "token").loss(out, b).per_group.tolist() == [0.0, 0.0]
+    assert objectives.kl("start", over="token").loss(out, b).per_group.tolist() == [0.0, 0.0]
     out, b = batch([-1.0, -2.0, -3.0], None, [0.0] * 3, **{"logp:start": [-2.0, -1.0, -2.9]})
-    kl = objectives.k3("start", "token").loss(out, b).per_group
+    kl = objectives.kl("start", over="token").loss(out, b).per_group
     assert (kl > 0).all()
     want = (math.exp(-1) + 0, math.exp(1) - 2, math.exp(0.1) - 1.1)
     np.testing.assert_allclose(kl.detach().numpy() * 3, want, rtol=1e-12)
@@ -199,7 +199,7 @@ def test_k3_as_a_loss_has_the_gradient_of_kl_from_the_reference() -> None:
     for r in engine.responses(PROMPT):
         logp = reference.logp(PROMPT, r).detach()
         g = Group(PROMPT, (r,), notes={"logp:start": Note("token", (logp.reshape(1).numpy(),))})
-        total += float(engine.logp(PROMPT, r).detach().exp()) * gradient(engine, [g], objectives.k3("start"))
+        total += float(engine.logp(PROMPT, r).detach().exp()) * gradient(engine, [g], objectives.kl("start"))
         cross = cross - float(logp.exp()) * engine.logp(PROMPT, r)  # KL(reference || pi) less a constant
     (want,) = torch.autograd.grad(cross, engine.weights["logits"])
     torch.testing.assert_close(total, want, rtol=1e-10, atol=1e-12)
@@ -268,11 +268,11 @@ def test_denominators_by_hand() -> None:
 
 
 def test_a_weight_of_zero_leaves_nothing_and_sums_add_needs() -> None:
-    both = objectives.clipped(0.2, 0.2) + 0.5 * objectives.k3("start")
+    both = objectives.clipped(0.2, 0.2) + 0.5 * objectives.kl("start")
     assert both.needs == {"advantage", "logp:start"} and not both.silent
-    assert (objectives.clipped(0.2, 0.2) + 0.0 * objectives.k3("start")).needs == {"advantage"}
+    assert (objectives.clipped(0.2, 0.2) + 0.0 * objectives.kl("start")).needs == {"advantage"}
     out, b = batch([-1.0], None, [1.0], **{"logp:start": [-2.0]})
-    parts = [objectives.clipped(0.2, 0.2), objectives.k3("start")]
+    parts = [objectives.clipped(0.2, 0.2), objectives.kl("start")]
     separate = parts[0].loss(out, b).per_group + 0.5 * parts[1].loss(out, b).per_group
     torch.testing.assert_close(both.loss(out, b).per_group, separate)
 

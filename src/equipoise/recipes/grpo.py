@@ -40,7 +40,7 @@ def grpo(
         source=sources.sampled(task, prompts, samples),
         signal=signals.verified(task),
         credit=chain(credit.center(), credit.divide_by_std()),
-        objective=objectives.clipped(clip, clip, "response") + kl * objectives.k3("start", "response"),
+        objective=objectives.clipped(clip, clip, "response") + kl * objectives.kl("start"),
         updates=Updates(epochs, minibatches),
     )
     return Recipe("grpo", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))

@@ -48,7 +48,7 @@ def tulu3(
     draw = Stream(sources.sampled(task, prompts, samples), None, verdict, store="drawn")
     drawn = sources.stored("drawn", sources.right_wrong_pairs(2), pairs, 4)
     prefer = Stream(drawn, objectives.preference(beta, "start", per_token=True))
-    objective = objectives.clipped(0.2, 0.2, "response") + kl * objectives.k3("start", "response")
+    objective = objectives.clipped(0.2, 0.2, "response") + kl * objectives.kl("start")
     advantage = chain(credit.center(), credit.divide_by_std())
     reinforce = Stream(sources.sampled(task, prompts, samples), objective, verdict, advantage)
     stages = [

@@ -5,10 +5,20 @@ The denominators are the step's totals, never a micro-batch's: token, response, 
 """
 
 from equipoise.parts.objectives.critic import value_error
-from equipoise.parts.objectives.divergence import k3
+from equipoise.parts.objectives.divergence import entropy, kl
 from equipoise.parts.objectives.imitation import likelihood
 from equipoise.parts.objectives.over import Over
 from equipoise.parts.objectives.pairs import preference
 from equipoise.parts.objectives.policy import clipped, implicit_negative, score_function
 
-__all__ = ["Over", "clipped", "implicit_negative", "k3", "likelihood", "preference", "score_function", "value_error"]
+__all__ = [
+    "Over",
+    "clipped",
+    "entropy",
+    "implicit_negative",
+    "kl",
+    "likelihood",
+    "preference",
+    "score_function",
+    "value_error",
+]

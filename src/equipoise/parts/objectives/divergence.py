@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
-from equipoise.parts.objectives.over import MAX_LOG_RATIO, Over, checked, denominator, spread
+from typing import TYPE_CHECKING, Literal
+
+from equipoise.errors import ArgumentError
+from equipoise.parts.objectives.over import MAX_LOG_RATIO, Over, checked, denominator, log_ratio, spread
 from equipoise.types import Batch, Loss, Objective, Outputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def k3(policy: str, over: Over = "response") -> Objective:
-    """exp(x) - 1 - x with x = log policy - log pi: never negative, exactly 0 where they agree. As a loss on samples of
-    pi its gradient is that of KL(policy || pi)."""
+Estimator = Literal["k1", "k2", "k3"]
+
+
+def kl(
+    policy: str,
+    estimator: Estimator = "k3",
+    over: Over = "response",
+    *,
+    forward: bool = False,
+    corrected: bool = False,
+) -> Objective:
+    """An estimate per token of KL(pi || policy), with ``forward`` of KL(policy || pi), from the sampler's tokens.
+
+    x = log of the first over the second. k1: x; k2: x^2/2; k3: exp(-x) - 1 + x. As it stands its gradient on samples of
+    pi is 0 for k1, KL(pi || policy)'s for k2 and KL(policy || pi)'s for k3. ``corrected`` weighs it by the first
+    policy over the old one (pi's ratio keeps its gradient), so that value and gradient are those of the divergence
+    whoever sampled; for k3 without the constraint that probabilities sum to 1. ``policy`` "old": the one before the
+    update. 2505.17508."""
+    checked(over)
+    if estimator not in ("k1", "k2", "k3"):
+        raise ArgumentError(f"estimator={estimator!r}: expected 'k1', 'k2' or 'k3'")
+
+    def loss(out: Outputs, batch: Batch) -> Loss:
+        x = log_ratio(out, batch) if policy == "old" else _bounded(out.logp - batch.notes[f"logp:{policy}"])
+        value = _estimate(-x if forward else x, estimator)
+        if corrected:
+            rho = log_ratio(out, batch)
+            value = value * (_bounded(rho.detach() - x.detach()) if forward else rho).exp()
+        return Loss(spread(value, batch, over), {"kl": (value.detach().sum(), float(len(value)))})
+
+    first, second = (policy, "pi") if forward else ("pi", policy)
+    weight = f"{first}/old " if corrected and first != "old" else ""
+    needs = frozenset[str]() if policy == "old" else frozenset({f"logp:{policy}"})
+    return Objective(loss, f"{weight}{estimator}({first}, {second})", denominator(over), needs=needs)
+
+
+def _bounded(x: Tensor) -> Tensor:
+    return x.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _estimate(x: Tensor, estimator: Estimator) -> Tensor:
+    if estimator == "k1":
+        return x
+    return 0.5 * x**2 if estimator == "k2" else (-x).exp() - 1 + x
+
+
+def entropy(over: Over = "response") -> Objective:
+    """H(pi_t) = -sum_v pi_t(v) log pi_t(v), nats, over the whole vocabulary; minimised as it stands. A bonus is
+    ``-weight * entropy()``."""
     checked(over)
 
     def loss(out: Outputs, batch: Batch) -> Loss:
-        x = (batch.notes[f"logp:{policy}"] - out.logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        kl = x.exp() - 1 - x
-        return Loss(spread(kl, batch, over), {"kl": (kl.detach().sum(), float(len(kl)))})
+        h = out.reduced["entropy"]
+        return Loss(spread(h, batch, over), {"entropy": (h.detach().sum(), float(len(h)))})
 
-    return Objective(loss, f"k3(pi, {policy})", denominator(over), needs=frozenset({f"logp:{policy}"}))
+    return Objective(loss, "H(pi_t)", denominator(over), needs=frozenset({"entropy"}))
