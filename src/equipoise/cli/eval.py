@@ -51,16 +51,22 @@ def evaluate(v: dict[str, Any], board: Any) -> dict[str, Any]:
     from equipoise import tasks
     from equipoise.engine.local import deterministic, load
     from equipoise.evaluate import evaluate as measure
+    from equipoise.evaluate import shortfall
     from equipoise.job.job import fitted
     from equipoise.job.settings import Settings
     from equipoise.keys import Key
+    from equipoise.tasks.progress import heard_by
 
     deterministic(v["threads"])
     knobs = options.under(v, "task")
-    task = tasks.load(v["task"], **knobs)
+    with heard_by(board.hear):
+        task = tasks.load(v["task"], **knobs)
     try:
         engine = load(model_of(v["model"]), device=v["device"], dtype=v["dtype"])
-        task = fitted(task, engine, Settings("eval", v["task"], v["model"], knobs=knobs))
+        with heard_by(board.hear):
+            task = fitted(task, engine, Settings("eval", v["task"], v["model"], knobs=knobs))
+        if (short := shortfall(task, v["split"], v["items"])) is not None:
+            board.say(short)
         found = measure(
             engine,
             task,

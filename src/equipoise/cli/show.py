@@ -62,9 +62,11 @@ class Board:
         self.console.print(clean(text), highlight=False, soft_wrap=True)  # a path can be copied whole
 
     def hear(self, event: Mapping[str, Any]) -> None:
-        """An event of a run: say, step or test."""
+        """An event of a run: say, reading, step or test."""
         if event["event"] in ("say", "alarm"):
             self.say(event["text"])
+        elif event["event"] == "reading":
+            self._move(event["what"], event["done"], event["total"], "")
         elif event["event"] == "test":
             self._move("test", event["done"], event["total"], "")
         else:
@@ -93,6 +95,8 @@ def plan(p: Prepared, out: Path) -> None:
         table.add_section()
         lr = f"learning rate {stage.lr.resolve(info):.3g}, {stage.lr.name}"
         table.add_row(f"stage {stage.name}", f"until {stage.until:.0%} of the budget; {lr}")
+        for event in stage.events:
+            table.add_row("  after steps", escape(str(event)))
         for stream in stage.streams:
             sizes = ", ".join(f"{n:,} {what}" for what, n in stream.source.sizes.items())
             table.add_row("  each step", escape(f"{' > '.join(x.name for x in stream.parts)}   ({sizes})"))
@@ -122,9 +126,14 @@ def _predicted(p: Prepared) -> list[tuple[str, str]]:
             rows.append((f"a step of {stage.name}", f"at most about {text}"))
     evaluations = amounts(p.evaluation, s.prices)
     each = f"at most {show(evaluations['flops'])} FLOPs, {show(evaluations['generated_tokens'])} generated tokens each"
-    rows.append(("evaluations", f"{p.points} on {s.eval.items} validation items x {s.eval.samples} samples; {each}"))
+    items = {name: f"{n:,} {name} items" for name, n in p.items.items()}
+    if p.points:
+        text = f"{p.points} on {items['validation']} x {s.eval.samples} samples, charged; {each}"
+        rows.append(("evaluations", text))
+    rows.append(("final test", f"{items['test']} x {s.test.samples} samples, not charged"))
     weights, trained = 4 * info.parameters, 4 * info.trainable
-    snapshots = sum(n.endswith((":start", ":base")) for n in p.recipe.needs) + any(x.restart for x in p.recipe.stages)
+    kept = {n.partition(":")[2] for n in p.recipe.needs if n.startswith(("logp:", "policy:"))}
+    snapshots = len(kept | ({"base"} if any(x.restart for x in p.recipe.stages) else set()))
     memory = weights + trained * (3 + snapshots)  # weights; gradient and two moments; named policies
     rows.append(("memory", f"about {memory / 2**20:,.0f} MiB of weights, gradients, optimiser; activations beside it"))
     disk = 2 * trained * (3 + snapshots) + weights

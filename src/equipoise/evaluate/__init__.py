@@ -19,7 +19,7 @@ from equipoise.keys import Key
 from equipoise.protocols import Engine
 from equipoise.types import Decoder, Estimate, Group, Note, Prompt, Score, Split, Task
 
-__all__ = ["Evaluation", "estimates", "evaluate", "prompt_text", "read", "rows", "write"]
+__all__ = ["Evaluation", "estimates", "evaluate", "prompt_text", "read", "rows", "shortfall", "write"]
 
 CHUNK = 16  # prompts between two calls of on_progress
 
@@ -77,6 +77,12 @@ def evaluate(
         groups += _verified(task, drawn)
         report(len(groups), len(prompts))
     return Evaluation(task.name, split, samples, tuple(groups), estimates(groups, ks))
+
+
+def shortfall(task: Task, split: str, asked: int) -> str | None:
+    """What to say when a split has fewer items than were asked for; None when it has enough, or does not exist."""
+    have = len(task.splits[cast(Split, split)]) if split in task.splits else asked
+    return f"{split}: {have:,} items, all that the split has ({asked:,} asked)" if have < asked else None
 
 
 def _held_out_prompts(task: Task, split: str, items: int) -> Sequence[Prompt]:

@@ -26,7 +26,8 @@ from equipoise.record import rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.trackers import open_tracker, tracker
 from equipoise.run.loop import Loop, Report, Schedule, passes
-from equipoise.types import Cost, Prompt, Task
+from equipoise.tasks.progress import heard_by
+from equipoise.types import Cost, Prompt, Split, Task
 
 EVAL_SHARE = 0.25  # of the budget, the most that scheduled evaluation takes unless told otherwise
 EVAL_POINTS = 5
@@ -44,6 +45,7 @@ class Prepared:
     budget: Budget
     points: int  # of scheduled evaluation
     evaluation: Cost  # most that one of them can cost
+    items: Mapping[Split, int]  # used of a split: what was asked for, or all that it has
 
 
 # -- preparation ---------------------------------------------------------------------------------------------------
@@ -72,12 +74,19 @@ def prepare(s: Settings) -> Prepared:
         optimiser=s.optimiser,
     )
     task = fitted(task, engine, s)
-    _testable(task)
+    recipe = recipes.build(s.method, task, **s.arguments)  # on the rows that are left
+    _testable(task, s)
     evaluation = evaluation_bound(engine, task, s)
     points = _points(s, budget, evaluation)
     _affordable(recipe, task, engine, budget, s)
     _learnable(recipe, engine)
-    return Prepared(s, task, engine, recipe, budget, points, evaluation)
+    items = {name: min(asked, len(task.splits[name])) for name, asked in _asked(s, points).items()}
+    return Prepared(s, task, engine, recipe, budget, points, evaluation, items)
+
+
+def _asked(s: Settings, points: int) -> dict[Split, int]:
+    """Items that were asked for of each split that is evaluated on."""
+    return {"validation": s.eval.items, "test": s.test.items} if points else {"test": s.test.items}
 
 
 def fitted(task: Task, engine: Engine, s: Settings) -> Task:
@@ -106,13 +115,19 @@ def _spendable(recipe: Recipe, budget: Budget) -> None:
             )
 
 
-def _testable(task: Task) -> None:
-    """Raises ArgumentError when the run would end in a test without an interval: better told before it begins."""
-    if len(task.splits["test"]) < 2:
-        raise ArgumentError(
-            f"task {task.name} has {len(task.splits['test'])} test items, and an interval needs at least 2. Add rows, "
-            "mark more of them as test in a 'split' column, or give --task.test PATH."
-        )
+def _testable(task: Task, s: Settings) -> None:
+    """Raises ArgumentError when a test or an evaluation would have no interval: better told before the run begins."""
+    ways: dict[Split, str] = {"test": ", or give --task.test PATH" if s.task.startswith("file:") else ""}
+    if s.eval.points != 0:
+        ways["validation"] = ", or train without scheduled evaluation: --eval.points 0"
+    for split, way in ways.items():
+        if (n := len(task.splits[split])) < 2:
+            more = f"Choose knobs of the task (--task.<knob>) that give it more {split} items"
+            if s.task.startswith("file:"):
+                more = f"Add rows, mark more of them as {split} in a 'split' column"
+            raise ArgumentError(
+                f"task {task.name} has {n} {split} items, and an interval needs at least 2. {more}{way}."
+            )
 
 
 def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
@@ -188,7 +203,9 @@ def smallest_step(stream: Stream, task: Task, engine: Engine, given: int = 1) ->
 
 def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
     """Train (or go on), test, write ``final.json``. ``spec``: ``Settings.json()``, or {"kind": "start", ...} for the
-    start model's test alone. ``report`` hears {"event": "say" | "step" | "test", ...}."""
+    start model's test alone. ``report`` hears {"event": "say" | "reading" | "step" | "test", ...}."""
+    from equipoise.evaluate import shortfall
+
     only_start = spec.get("kind") == "start"
     s = settings({k: v for k, v in spec.items() if k != "kind"})
     folder = Folder(out)
@@ -196,7 +213,11 @@ def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
         fresh = not (folder / "run.toml").exists()
         if folder.finished:
             return
+        stack.enter_context(heard_by(report))
         prepared = prepare(s)  # first: what cannot run leaves no directory in the way of the next try
+        for split, asked in _asked(s, 0 if only_start else prepared.points).items():
+            if (short := shortfall(prepared.task, split, asked)) is not None:
+                report({"event": "say", "text": short})
         if prepared.task.close is not None:
             stack.callback(prepared.task.close)
         if fresh:
@@ -358,6 +379,7 @@ def resolved(p: Prepared) -> dict[str, Any]:
         "budget": p.budget.limits(),
         "lr": {stage.name: stage.lr.resolve(p.engine.info) for stage in p.recipe.stages},
         "evaluations": p.points,
+        "items": {str(name): n for name, n in p.items.items()},
         "revision": p.engine.info.revision,
         "dtype": p.engine.info.dtype,
         "device": p.engine.info.device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -45,7 +45,49 @@ def build(name: str, task: Task, **arguments: object) -> Recipe:
     for given in arguments:
         if given not in found.arguments:
             raise UnknownName(f"argument of {name}", given, found.arguments)
+    _fits(found, task)
     try:
         return found.build(task, **arguments)
     except ArgumentError as e:
         raise type(e)(f"{name}: {e}") if type(e) is ArgumentError else e from e
+
+
+_HOLDS: Mapping[str, Callable[[Task], object]] = {
+    "verifier": lambda task: task.verify,
+    "demonstrations": lambda task: task.demonstrate,
+    "pairs": lambda task: task.pair,
+}
+_IN_A_FILE = {  # how a file of one's own comes to have it
+    "verifier": "a verifier is chosen by --task.verifier",
+    "demonstrations": "demonstrations are columns prompt and completion, or messages, or rows labelled good",
+    "pairs": "pairs are columns prompt, chosen and rejected",
+}
+
+
+def holds(task: Task) -> list[str]:
+    """What a task has of "verifier", "demonstrations", "pairs"."""
+    return [name for name, held in _HOLDS.items() if held(task) is not None]
+
+
+def usable(has: Collection[str]) -> list[str]:
+    """The methods that can train on a task that ``has`` these."""
+    return [name for name in names() if not _lacks(method(name).about, has)]
+
+
+def _lacks(about: About, has: Collection[str]) -> list[str]:
+    """What a method needs and is not given; a need may be "pairs or verifier". Needs of another kind are its own."""
+    return [need for need in about.needs if not any(one in has or one not in _HOLDS for one in need.split(" or "))]
+
+
+def _fits(found: Method, task: Task) -> None:
+    """Raises ArgumentError for a task that lacks what the method needs: names both, and the methods that fit."""
+    has = holds(task)
+    missing = _lacks(found.about, has)
+    if not missing:
+        return
+    fit = ", ".join(usable(has))
+    said = f"needs {' and '.join(missing)}, and task {task.name!r} has {', '.join(has) or 'only prompts'}. "
+    said += f"What it has can be used by {fit}." if fit else "No method learns from prompts alone."
+    if task.name.startswith("file:"):
+        said += f" In a file, {'; '.join(_IN_A_FILE[one] for need in missing for one in need.split(' or '))}."
+    raise ArgumentError(f"{found.name} {said}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import cost, positive, require, take
+from equipoise.parts.sources.draws import cost, positive, require, take, train_split
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Cost, Group, Prompt, Task
 
@@ -14,7 +14,7 @@ def demonstrations(task: Task, prompts: int) -> Part:
     """``prompts`` training prompts, each with its demonstration: groups of one. One label each time shown."""
     positive(prompts=prompts)
     require(task, "demonstrations", task.demonstrate, "supervised fine-tuning")
-    split = task.splits["train"]
+    split = train_split(task)
 
     def build(ctx: Context, prompt: Prompt) -> Group:
         encoded = ctx.engine.encode(prompt)
@@ -30,7 +30,7 @@ def pairs(task: Task, prompts: int) -> Part:
     """``prompts`` preference pairs from the data: groups of two, the preferred one first."""
     positive(prompts=prompts)
     require(task, "preference pairs", task.pair, "learning from given pairs")
-    split = task.splits["train"]
+    split = train_split(task)
 
     def build(ctx: Context, prompt: Prompt) -> Group:
         encoded = ctx.engine.encode(prompt)

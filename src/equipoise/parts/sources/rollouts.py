@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, require, take
+from equipoise.parts.sources.draws import positive, require, take, train_split
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Decoder, Group, Task
 
@@ -17,7 +17,7 @@ def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) ->
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
     require(task, "a verifier", task.verify, "sampling")
     decoder = Decoder(task.max_new_tokens, temperature)
-    split = task.splits["train"]
+    split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         start = state or 0
