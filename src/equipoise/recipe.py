@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from equipoise.budget import Budget
@@ -100,10 +100,40 @@ def suggested(info: ModelInfo) -> float:
 
 
 @dataclass(frozen=True)
+class Event:
+    """After every ``every`` steps of a stage: the named weights ``into`` become a combination of named weights.
+
+    When the stage begins they are the policy's. ``average`` is the usual one. Into "current" it clears the optimiser.
+    """
+
+    into: str
+    weights: Mapping[str, float]  # name -> weight; "current" is the policy
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not self.weights:
+            raise ArgumentError(f"every={self.every}, weights={dict(self.weights)}: expected at least 1 of either")
+        if self.into in ("start", "base"):
+            raise ArgumentError(f"into={self.into!r}: that name is kept for a fixed policy; choose another")
+
+    def __str__(self) -> str:
+        mixed = " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
+        return f"{self.into} <- {mixed}, every {self.every} step{'s' * (self.every > 1)}"
+
+
+def average(into: str, rate: float, every: int = 1) -> Event:
+    """``into`` follows the policy as an exponential moving average: at rate 0 it stays, at 1 it is the policy."""
+    if not 0 <= rate <= 1:
+        raise ArgumentError(f"rate={rate}: the share of the policy in a moving average; expected a number in [0, 1]")
+    return Event(into, {into: 1.0 - rate, "current": rate}, every)
+
+
+@dataclass(frozen=True)
 class Stage:
     """Streams trained side by side until the share ``until`` of the whole budget is spent or a source runs dry.
 
-    "start" is the policy when the stage begins. ``restart``: begin from the run's "base" weights.
+    "start" is the policy when the stage begins. ``restart``: begin from the run's "base" weights. ``events``: what is
+    done with named weights after a step.
     """
 
     streams: Sequence[Stream]
@@ -112,6 +142,7 @@ class Stage:
     restart: bool = False
     name: str = "train"
     steps: int | None = None  # at most so many steps
+    events: Sequence[Event] = ()
 
     @property
     def spends(self) -> frozenset[str]:
@@ -140,12 +171,16 @@ class Recipe:
                 f"{self.name}: stages end at shares {ends} of the budget; expected rising shares in (0, 1]"
             )
         for stage in self.stages:
+            _named(f"{self.name}, stage {stage.name}", stage)
             for stream in stage.streams:
                 _connect(f"{self.name}, stage {stage.name}", stream)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset().union(*(s.needs for stage in self.stages for s in stage.streams))
+        """Of the engine: outputs and named policies."""
+        mixed = {f"policy:{name}" for stage in self.stages for e in stage.events for name in (e.into, *e.weights)}
+        asked = frozenset().union(*(s.needs for stage in self.stages for s in stage.streams))
+        return asked | (mixed - {"policy:current"})
 
     @property
     def spends(self) -> frozenset[str]:
@@ -156,11 +191,23 @@ class Recipe:
 # What can be had from other parts; everything else that is needed is the engine's or the loop's to provide.
 _PROVIDERS = {
     "scores": "signals.verified, or a source of stored groups",
-    "advantage": "credit.center, credit.leave_one_out, credit.gae",
+    "advantage": "credit.center, credit.leave_one_out, credit.subtract, credit.by_outcome, credit.returns, credit.gae",
     "note:return": "credit.gae",
     "note:value": "credit.gae",
     "note:pass_rate": "credit.pass_rate",
+    "note:right": "credit.pass_rate",
 }
+
+
+def _named(where: str, stage: Stage) -> None:
+    """Check that every policy that a stage names exists in it. Raises ArgumentError."""
+    known = {"current", "start", "base", *(e.into for e in stage.events)}
+    asked = {n.partition(":")[2] for s in stage.streams for n in s.needs if n.startswith(("logp:", "policy:"))}
+    for name in sorted(asked.union(*(e.weights for e in stage.events)) - known):
+        raise ArgumentError(
+            f"{where}: no policy is called {name!r}; there are {', '.join(sorted(known))}. An event of the stage keeps "
+            f"more of them: Event(into={name!r}, ...)"
+        )
 
 
 def _connect(where: str, stream: Stream) -> None:

@@ -151,8 +151,10 @@ class Loss:
 class Objective:
     """A function of the policy's outputs, with what it needs and how it is normalised.
 
-    ``needs``: "logp:<policy>" (a note with that policy's log-probs), "head:<name>", "entropy", "advantage",
-    "note:<name>". ``silent``: without advantage it has no gradient, so such groups need not be run.
+    ``needs``: "logp:<policy>" and "logsumexp:<policy>" (notes with that policy's outputs), "head:<name>", "entropy",
+    "logsumexp" (of the logits over the temperature, not normalised), "advantage", "note:<name>". ``silent``: without
+    advantage it has no gradient, so such groups need not be run. ``totals``: name -> what a group adds to
+    ``Totals.extra``, for denominators of its own (the tokens of right responses, say).
     """
 
     loss: Callable[[Outputs, Batch], Loss]
@@ -161,6 +163,7 @@ class Objective:
     needs: frozenset[str] = frozenset()
     scope: Scope = "response"
     silent: bool = False
+    totals: Mapping[str, Callable[[Group], float]] = field(default_factory=dict)
 
     def __add__(self, other: Objective) -> Objective:
         if other.loss is _nothing:
@@ -172,6 +175,7 @@ class Objective:
             needs=self.needs | other.needs,
             scope=max(self.scope, other.scope, key=("response", "group", "batch").index),
             silent=self.silent and other.silent,
+            totals={**self.totals, **other.totals},
         )
 
     def __rmul__(self, weight: float) -> Objective:
@@ -185,6 +189,7 @@ class Objective:
             needs=self.needs,
             scope=self.scope,
             silent=self.silent,
+            totals=self.totals,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,23 @@ from torch import Tensor
 
 from equipoise.types import Batch, Group, Totals
 
+REDUCTIONS = ("entropy", "logsumexp")  # of a token's logits over the vocabulary; an objective's needs name them
 
-def count(groups: Sequence[Group]) -> Totals:
-    """The denominators of a step's groups. A response without trained tokens does not count."""
+
+def reductions(needs: Collection[str]) -> list[str]:
+    """Those of ``needs`` that are reductions over the vocabulary."""
+    return [name for name in REDUCTIONS if name in needs]
+
+
+def count(groups: Sequence[Group], extra: Mapping[str, Callable[[Group], float]] | None = None) -> Totals:
+    """The denominators of a step's groups. A response without trained tokens does not count. ``extra``: an objective's
+    own, name -> what a group adds to it."""
     per_group = [[int(r.trained.sum()) for r in g.responses] for g in groups]
     return Totals(
         tokens=sum(map(sum, per_group)),
         responses=sum(n > 0 for lengths in per_group for n in lengths),
         groups=sum(any(lengths) for lengths in per_group),
+        extra={name: float(sum(map(share, groups))) for name, share in (extra or {}).items()},
     )
 
 

@@ -22,11 +22,12 @@ from equipoise.recipe import Recipe, Stage, Stream
 from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.metrics import describe
-from equipoise.types import Cost, Group, Note
+from equipoise.types import Cost, Group, Note, Objective
 from equipoise.verify import check_failures, failed
 
 # Groups without gradient are not trained on, so under a limit on trained tokens a solved task would go on forever.
 IDLE = 100
+READ = ("logp", "logsumexp")  # outputs of other policies that an objective may ask for, as "<output>:<policy>"
 MISMATCH = 0.01  # nats a token between sampler and learner, mean of a step: above it something is wrong
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -180,8 +181,11 @@ class Loop:
     def _enter(self, stage: Stage) -> None:
         # Weights are set even where they stay the same: that clears the optimiser, so a stage begins afresh.
         self.engine.combine("current", {"base" if stage.restart else "current": 1.0})
-        if any(need.endswith(":start") for stream in stage.streams for need in stream.needs):
+        asked = [need for stream in stage.streams for need in stream.needs]
+        if any(need.endswith(":start") for need in asked) or any("start" in e.weights for e in stage.events):
             self.engine.combine("start", {"current": 1.0})
+        for name in sorted({event.into for event in stage.events} - {"current"}):
+            self.engine.combine(name, {"current": 1.0})
         self.at.streams = [{"source": None, "signal": None, "credit": None} for _ in stage.streams]
         self.at.entered, self.at.begun, self.at.stage_steps, self.at.idle = True, self.ledger.fraction(), 0, 0
 
@@ -197,15 +201,26 @@ class Loop:
         idle = [d for d in drawn if not d.groups and not d.dropped]
         if idle:
             self.ledger.settle({"unused": sampled - before} if sampled != before else {})
+            self._discard(stage, drawn, clock)
             return "budget spent" if any(d.short for d in idle) else "sources dry"
         self.at.step, self.at.stage_steps = self.at.step + 1, self.at.stage_steps + 1
         lr = stage.lr.lr((fraction - self.at.begun) / max(self.ledger.ceiling - self.at.begun, 1e-9), self.engine.info)
         learned, uses = self._learn(drawn, lr)
+        for event in stage.events:
+            if self.at.stage_steps % event.every == 0:
+                self.engine.combine(event.into, event.weights)
         clock.lap("train")
         self.ledger.settle({"sampling": sampled - before + labels, "training": self.engine.spent() - sampled})
         self._record(stage, drawn, uses, {**learned, "lr": lr} if learned else {}, clock)
         self.at.idle = 0 if self.ledger.fraction() > fraction else self.at.idle + 1
         return f"stalled: {IDLE} steps spent nothing of the budget" if self.at.idle >= IDLE else None
+
+    def _discard(self, stage: Stage, drawn: Sequence[Drawn], clock: _Clock) -> None:
+        """Record what was drawn beside a stream that had nothing: a step in the record that learned nothing."""
+        unused = [replace(d, stream=replace(d.stream, store=None)) for d in drawn]
+        if any(d.groups or d.dropped for d in unused):
+            self.at.step += 1
+            self._record(stage, unused, [_uses(d, [], "unused") for d in unused], {}, clock)
 
     def _draw(self, stage: Stage, i: int, clock: _Clock) -> Drawn:
         stream, state = stage.streams[i], self.at.streams[i]
@@ -253,7 +268,8 @@ class Loop:
         metrics = {name: total / n for name, (total, n) in sums.items() if n and not name.startswith("mismatch")}
         if norms:
             metrics["grad_norm"] = float(np.mean(norms))
-        return metrics, [_uses(d, plan) for d, plan in zip(drawn, plans, strict=True)]
+        rests = ["silent" if d.stream.store is None else "stored" for d in drawn]
+        return metrics, [_uses(*each) for each in zip(drawn, plans, rests, strict=True)]
 
     def _plan(self, d: Drawn) -> list[Minibatch]:
         """The optimiser steps to make of a stream's groups: epochs x minibatches of whole groups."""
@@ -355,10 +371,16 @@ class Minibatch:
     def annotate(self, engine: Engine, old: bool) -> None:
         """Note what the objective needs to know from before the update."""
         assert self.stream.objective is not None
-        wanted = [("old", "current")] if old else []
-        wanted += [(n, n.removeprefix("logp:")) for n in sorted(self.stream.objective.needs) if n.startswith("logp:")]
-        for name, policy in wanted:
-            self.take(name, [notes["logp"] for notes in engine.outputs(self.groups, ["logp"], policy)], self.groups)
+        self._read(engine, "current", {"logp": "old"} if old else {})
+        for policy in sorted(reads(self.stream.objective)):
+            names = {kind: f"{kind}:{policy}" for kind in READ}
+            self._read(engine, policy, {k: n for k, n in names.items() if n in self.stream.objective.needs})
+
+    def _read(self, engine: Engine, policy: str, wanted: Mapping[str, str]) -> None:
+        """One pass of a policy over the groups: its outputs, named as notes. ``wanted``: output -> note."""
+        found = engine.outputs(self.groups, sorted(wanted), policy) if wanted else []
+        for output, note in wanted.items() if found else ():
+            self.take(note, [outputs[output] for outputs in found], self.groups)
 
     def take(self, name: str, values: Sequence[tuple[Any, ...]], on: Sequence[Group]) -> None:
         """Put a token note on the groups ``on``, which are among ``self.groups``."""
@@ -373,7 +395,7 @@ class Minibatch:
         if not active:
             return False
         groups = [self.groups[k] for k in active]
-        metrics, notes = engine.backward(groups, objective, count(self.groups))
+        metrics, notes = engine.backward(groups, objective, count(self.groups, objective.totals))
         for name, (total, n) in metrics.items():
             had = sums.get(name, (0.0, 0.0))
             sums[name] = (had[0] + total, had[1] + n)
@@ -393,22 +415,32 @@ def _silent(group: Group) -> bool:
     return note is None or not any(v.any() for v in note.values)
 
 
-def _uses(d: Drawn, plan: Sequence[Minibatch]) -> list[tuple[Group, str]]:
+def _uses(d: Drawn, plan: Sequence[Minibatch], rest: str) -> list[tuple[Group, str]]:
+    """What became of a stream's groups, dropped ones last; ``rest``: of those that no update saw."""
     final: dict[int, tuple[Group, str]] = {}
     for part in plan:
         for k, (i, g) in enumerate(zip(part.index, part.groups, strict=True)):
             final[i] = (g, "trained" if k in part.ran else "silent")
-    rest = "stored" if d.stream.store is not None else "silent"
     kept = [final.get(i, (g, rest)) for i, g in enumerate(d.groups)]
     return kept + [(g, "dropped") for g in d.dropped]
+
+
+def reads(objective: Objective) -> set[str]:
+    """The policies whose outputs an objective compares with: one pass each."""
+    return {policy for kind, _, policy in (n.partition(":") for n in objective.needs) if kind in READ}
 
 
 def passes(stream: Stream) -> tuple[int, int]:
     """Passes over a group's tokens (without gradient, with gradient) from being drawn to the last update."""
     if stream.objective is None:
         return 0, 0
-    asked = [n for n in stream.needs if n.startswith(("logp:", "policy:"))]
-    forward = len(asked) + any("head:" in n for p in stream.parts for n in p.needs) + (stream.updates.steps > 1)
+    asked = [n for n in stream.needs if n.startswith("policy:")]
+    forward = (
+        len(asked)
+        + len(reads(stream.objective))
+        + any("head:" in n for p in stream.parts for n in p.needs)
+        + (stream.updates.steps > 1)
+    )
     # One more each epoch where the engine may first need outputs of the whole batch, or of a very large group.
     epochs = stream.updates.epochs
     return forward + epochs * (stream.objective.scope != "response"), epochs
