@@ -53,7 +53,8 @@ class Engine(Protocol):
         its tokens from ``keys[j] / i``."""
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
-        """Without gradient, per group and response [n] (0 where untrained): "logp", "entropy", "head:<name>"."""
+        """Without gradient, per group and response [n] (0 where untrained): "logp", "entropy", "logsumexp",
+        "head:<name>"."""
 
     def backward(
         self, groups: Sequence[Group], objective: Objective, totals: Totals

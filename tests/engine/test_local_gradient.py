@@ -79,7 +79,7 @@ def test_single_precision_stays_within_1e5_of_the_summed_group_gradients() -> No
     assert float((parts - whole).norm()) <= 1e-5 * norms
 
 
-@pytest.mark.parametrize("needs", [frozenset(), frozenset({"entropy", "head:value"})])
+@pytest.mark.parametrize("needs", [frozenset(), frozenset({"entropy", "logsumexp", "head:value"})])
 @pytest.mark.parametrize("scope", ["batch", "group"])
 def test_two_passes_equal_one(exact: Any, groups: Any, needs: frozenset[str], scope: str) -> None:
     chosen = groups if scope == "batch" else groups[:1]
@@ -179,6 +179,21 @@ def test_entropy_is_that_of_the_distribution(exact: Any, groups: Any) -> None:
         logits = exact.network.model(input_ids=ids).logits[0, len(groups[0].prompt.ids) - 1 : -1]
     wanted = torch.distributions.Categorical(logits=logits).entropy().numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_logsumexp_is_that_of_the_heads_logits_over_the_temperature(exact: Any, groups: Any) -> None:
+    """Beside the entropy, in chunks or not, and not of normalised logits (which would be 0)."""
+    limited(exact, 10_000)
+    warm = replace(groups[0], responses=tuple(replace(r, temperature=0.7) for r in groups[0].responses))
+    found = exact.outputs([warm], ["entropy", "logsumexp", "logp"])[0]
+    ids = torch.tensor([[*warm.prompt.ids, *warm.responses[0].ids]])
+    with torch.no_grad():
+        logits = exact.network.model(input_ids=ids).logits[0, len(warm.prompt.ids) - 1 : -1].double() / 0.7
+    wanted = logits.logsumexp(-1)
+    np.testing.assert_allclose(found["logsumexp"][0], wanted.numpy(), atol=1e-6)
+    chosen = logits[torch.arange(len(wanted)), torch.tensor(warm.responses[0].ids)]
+    np.testing.assert_allclose(found["logp"][0], (chosen - wanted).numpy(), atol=1e-6)
+    assert abs(wanted).max() > 0.1
 
 
 def test_chunks_of_the_head_do_not_matter(exact: Any, groups: Any, monkeypatch: pytest.MonkeyPatch) -> None:

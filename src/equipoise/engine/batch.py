@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,13 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.types import Batch, Group, Totals
-
-REDUCTIONS = ("entropy", "logsumexp")  # of a token's logits over the vocabulary; an objective's needs name them
-
-
-def reductions(needs: Collection[str]) -> list[str]:
-    """Those of ``needs`` that are reductions over the vocabulary."""
-    return [name for name in REDUCTIONS if name in needs]
 
 
 def count(groups: Sequence[Group], extra: Mapping[str, Callable[[Group], float]] | None = None) -> Totals:
@@ -92,3 +85,11 @@ def _note(
     if level == "group":
         return tensor([float(g.notes[name].values[0][0]) for g in groups])
     return tensor([float(g.notes[name].values[0][i]) for g, rows in zip(groups, kept, strict=True) for i in rows])
+
+
+REDUCTIONS = ("entropy", "logsumexp")  # of a token's logits over the vocabulary; an objective's needs name them
+
+
+def reductions(needs: Sequence[str] | frozenset[str]) -> list[str]:
+    """Those of ``needs`` that are reductions over the vocabulary."""
+    return [name for name in REDUCTIONS if name in needs]

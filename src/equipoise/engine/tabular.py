@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from equipoise.engine.batch import flatten
+from equipoise.engine.batch import flatten, reductions
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import Diverged, ModelError, RecordError
 from equipoise.keys import Key, uniforms
@@ -171,7 +171,7 @@ class TabularEngine:
     def logp(self, prompt: Prompt, response: Response, policy: str = "current") -> Tensor:
         """log pi(response | prompt), a differentiable scalar."""
         group = Group(replace(prompt, ids=(int(prompt.text or 0),)), (response,))
-        return self._outputs([group], self._weights(policy), False).logp.sum()
+        return self._outputs([group], self._weights(policy)).logp.sum()
 
     def expected(self, prompt: Prompt, f: Callable[[Response], float]) -> Tensor:
         """E[f(response)] exactly, differentiable."""
@@ -185,7 +185,7 @@ class TabularEngine:
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         with torch.no_grad():
-            out = self._outputs(groups, self._weights(policy), "entropy" in needs)
+            out = self._outputs(groups, self._weights(policy), reductions(needs))
         self.meter += Cost(flops=self.flops(len(out.logp), False))
         flat = {"logp": out.logp, **out.reduced, **{f"head:{k}": v[:, 0] for k, v in out.heads.items()}}
         return self._split(groups, {name: flat[name] for name in needs})
@@ -197,7 +197,7 @@ class TabularEngine:
         notes: list[TokenNotes] = []
         for part in self._micro(groups):
             batch = flatten(part, totals, torch.device("cpu"), torch.float64)
-            out = self._outputs(part, self.weights, "entropy" in objective.needs)
+            out = self._outputs(part, self.weights, reductions(objective.needs))
             loss = objective.loss(out, batch)
             if not torch.isfinite(loss.per_group).all():
                 raise Diverged(f"the loss is not finite for prompts {[g.prompt.id for g in part]}")
@@ -223,7 +223,7 @@ class TabularEngine:
             room -= size
         return parts
 
-    def _outputs(self, groups: Sequence[Group], weights: Mapping[str, Tensor], entropy: bool) -> Outputs:
+    def _outputs(self, groups: Sequence[Group], weights: Mapping[str, Tensor], reduce: Sequence[str] = ()) -> Outputs:
         at: list[tuple[int, int, int, float]] = []
         for g in groups:
             assert g.prompt.ids is not None
@@ -237,7 +237,9 @@ class TabularEngine:
                 ]
         index = torch.tensor([a[:3] for a in at], dtype=torch.long).reshape(-1, 3)
         temperature = torch.tensor([a[3] for a in at], dtype=torch.float64)
-        every = torch.log_softmax(weights["logits"][index[:, 0], index[:, 1]] / temperature[:, None], -1)
+        z = weights["logits"][index[:, 0], index[:, 1]] / temperature[:, None]
+        every = torch.log_softmax(z, -1)
+        reduced = {"entropy": lambda: -(every.exp() * every).sum(-1), "logsumexp": lambda: z.logsumexp(-1)}
         return Outputs(
             logp=every.gather(1, index[:, 2:])[:, 0],
             heads={
@@ -245,7 +247,7 @@ class TabularEngine:
                 for name, w in weights.items()
                 if name.startswith("head:")
             },
-            reduced={"entropy": -(every.exp() * every).sum(-1)} if entropy else {},
+            reduced={name: reduced[name]() for name in reduce},
         )
 
     def _split(self, groups: Sequence[Group], flat: Mapping[str, Tensor]) -> list[TokenNotes]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.engine import flops
+from equipoise.engine.batch import REDUCTIONS
 from equipoise.engine.local import adaptation, sampler, state
 from equipoise.engine.local.learner import Learner, Metrics, named
 from equipoise.engine.local.network import Network
@@ -138,7 +139,7 @@ class LocalEngine:
         )
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
-        known = {"logp", "entropy", *(f"head:{name}" for name in self._heads)}
+        known = {"logp", *REDUCTIONS, *(f"head:{name}" for name in self._heads)}
         for need in needs:
             if need not in known:
                 raise UnknownName("output", need, known)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipoise.engine import flops
-from equipoise.engine.batch import flatten
+from equipoise.engine.batch import REDUCTIONS, flatten, reductions
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.rows import Piece, Rows, arrange, partition, restrict, sequences
 from equipoise.errors import ArgumentError, Diverged
@@ -70,7 +70,7 @@ class Learner:
         target = torch.from_numpy(rows.target).to(device)
         with self.network.autocast():
             hidden = self.network.hidden(rows).index_select(0, read)
-            reduced = dict(self.network.logprobs(hidden, target, micro.temperature, "entropy" in needs))
+            reduced = dict(self.network.logprobs(hidden, target, micro.temperature, reductions(needs)))
         names = [need.removeprefix("head:") for need in needs if need.startswith("head:")]
         heads = {name: self._head(name)(hidden.to(self.dtype)) for name in names}
         return Outputs(reduced.pop("logp"), heads, reduced)
@@ -104,7 +104,7 @@ class Learner:
         self, groups: Sequence[Group], objective: Objective, totals: Totals, version: int
     ) -> tuple[Metrics, list[TokenNotes]]:
         """Add the gradient of the objective's sum over groups to the parameters' ``grad``."""
-        needs = sorted(need for need in objective.needs if need == "entropy" or need.startswith("head:"))
+        needs = sorted(need for need in objective.needs if need in REDUCTIONS or need.startswith("head:"))
         notes: list[TokenNotes] = [{} for _ in groups]
         _blank(notes, groups, "logp", self._precision)
         metrics: Metrics = {}

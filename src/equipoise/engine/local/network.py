@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -134,25 +134,34 @@ class Network:
                 z = cap * torch.tanh(z / cap)
         return z
 
-    def logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor, entropy: bool) -> Mapping[str, Tensor]:
-        """``hidden [T, D]``, ``target [T]``, ``temperature [T]`` -> "logp" [T] and, if asked, "entropy" [T], nats.
+    def logprobs(
+        self, hidden: Tensor, target: Tensor, temperature: Tensor, reductions: Sequence[str] = ()
+    ) -> Mapping[str, Tensor]:
+        """``hidden [T, D]``, ``target [T]``, ``temperature [T]`` -> "logp" [T] and each of ``reductions`` [T], nats:
+        "entropy", "logsumexp" of the logits over the temperature, as the head gives them.
 
         In chunks, recomputed in the backward pass: [T, V] is never held.
         """
         size = max(16, CHUNK // self.vocabulary)
-        parts: list[tuple[Tensor, Tensor]] = []
+        parts: list[tuple[Tensor, ...]] = []
         for start in range(0, max(len(target), 1), size):
             span = slice(start, start + size)
-            args = (hidden[span], target[span], temperature[span], entropy)
+            args = (hidden[span], target[span], temperature[span], tuple(reductions))
             if torch.is_grad_enabled():
                 parts.append(checkpoint(self._chunk, *args, use_reentrant=False, preserve_rng_state=False))
             else:
                 parts.append(self._chunk(*args))
-        out = {"logp": torch.cat([p[0] for p in parts])}
-        return out | ({"entropy": torch.cat([p[1] for p in parts])} if entropy else {})
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        return dict(zip(("logp", *reductions), columns, strict=True))
 
-    def _chunk(self, hidden: Tensor, target: Tensor, temperature: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    def _chunk(
+        self, hidden: Tensor, target: Tensor, temperature: Tensor, reductions: Sequence[str]
+    ) -> tuple[Tensor, ...]:
         z = self.logits(hidden) / temperature[:, None]
         total = z.logsumexp(-1)
         logp = z.gather(1, target[:, None])[:, 0] - total
-        return logp, total - (z.softmax(-1) * z).sum(-1) if entropy else logp.detach()
+        reduced = {
+            "logsumexp": lambda: total,
+            "entropy": lambda: total - (z.softmax(-1) * z).sum(-1),
+        }
+        return logp, *(reduced[name]() for name in reductions)
