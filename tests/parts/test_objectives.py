@@ -279,7 +279,7 @@ def test_a_weight_of_zero_leaves_nothing_and_sums_add_needs() -> None:
 
 def test_bad_sizes_are_refused() -> None:
     for make in (
-        lambda: objectives.clipped(1.0, 0.2),
+        lambda: objectives.clipped(1.1, 0.2),
         lambda: objectives.clipped(0.2, -0.1),
         lambda: objectives.clipped(0.2, 0.2, dual=1.0),
         lambda: objectives.likelihood(0.0),

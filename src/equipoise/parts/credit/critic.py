@@ -1,10 +1,13 @@
-"""Advantages from a value head."""
+"""What comes after a token, with and without a value head."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.errors import ArgumentError
 from equipoise.parts.credit.groups import Array, noted, values
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Group, Note
@@ -18,6 +21,37 @@ def advantages(rewards: Array, v: Array, gamma: float, lam: float) -> Array:
         ahead = rewards[t] + gamma * v_next - v[t] + gamma * lam * ahead
         a[t], v_next = ahead, v[t]
     return a
+
+
+def returns(gamma: float = 1.0, kl: float = 0.0, policy: str = "start") -> Part:
+    """A_t = sum over u >= t of gamma^(u-t) R_u, where R_u = -kl (log pi_sampler - log pi_policy) of token u, plus the
+    score at the last trained token. No baseline."""
+    if not 0 < gamma <= 1:
+        raise ArgumentError(f"gamma={gamma}: expected a discount in (0, 1]")
+
+    def one(group: Group, anchor: Sequence[NDArray[np.floating]] | None) -> Group:
+        a = []
+        for i, (response, s) in enumerate(zip(group.responses, group.scores, strict=True)):
+            mask, full = response.trained, np.zeros(len(response.ids))
+            if mask.any():  # not after a failed verdict
+                rewards = np.zeros(int(mask.sum()))
+                if anchor is not None:
+                    assert response.logprobs is not None
+                    rewards -= kl * (response.logprobs - anchor[i])[mask]
+                rewards[-1] += s.value
+                full[mask] = advantages(rewards, np.zeros(len(rewards)), gamma, 1.0)
+            a.append(full)
+        return noted(group, advantage=Note("token", tuple(a)))
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        if kl == 0:
+            return [one(g, None) for g in groups], state
+        outs = ctx.engine.outputs(groups, ["logp"], policy)
+        return [one(g, out["logp"]) for g, out in zip(groups, outs, strict=True)], state
+
+    needs = frozenset({"scores"} | ({f"policy:{policy}"} if kl else set()))
+    name = f"returns({gamma:g}, -{kl:g} k1(pi, {policy}))" if kl else f"returns({gamma:g})"
+    return Part(name, run, needs, frozenset({"advantage"}))
 
 
 def gae(gamma: float = 1.0, lam: float = 0.95) -> Part:

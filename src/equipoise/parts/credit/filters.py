@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from equipoise.parts.credit.groups import values
-from equipoise.protocols import Context, Part, State
+import numpy as np
+
+from equipoise.parts.credit.groups import untrained, values
+from equipoise.protocols import Context, Part, State, lift
 from equipoise.types import Group
 
 
@@ -19,3 +21,8 @@ def keep_mixed() -> Part:
         return kept, state
 
     return Part("keep_mixed", run, needs=frozenset({"scores"}))
+
+
+def mask_truncated() -> Part:
+    """Responses that reached the longest length lose their trained tokens; they stay in the group's statistics."""
+    return lift("mask_truncated", lambda g: untrained(g, np.array([r.stop == "length" for r in g.responses])))

@@ -21,4 +21,4 @@ def pass_rate() -> Part:
             right=Note("response", (np.array([float(s.status == "right") for s in group.scores]),)),
         )
 
-    return lift("pass_rate", f, ["scores"], ["note:pass_rate"])
+    return lift("pass_rate", f, ["scores"], ["note:pass_rate", "note:right"])

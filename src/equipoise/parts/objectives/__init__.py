@@ -4,21 +4,26 @@ pi: the policy being trained; old: the policy when the update began; A: advantag
 The denominators are the step's totals, never a micro-batch's: token, response, group, or a constant times responses.
 """
 
+from equipoise.parts.objectives.contrast import separate
 from equipoise.parts.objectives.critic import value_error
-from equipoise.parts.objectives.divergence import entropy, kl
+from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
 from equipoise.parts.objectives.imitation import likelihood
 from equipoise.parts.objectives.over import Over
 from equipoise.parts.objectives.pairs import preference
-from equipoise.parts.objectives.policy import clipped, implicit_negative, score_function
+from equipoise.parts.objectives.policy import clipped, implicit_negative, reweighted, score_function
 
 __all__ = [
+    "Estimator",
     "Over",
     "clipped",
     "entropy",
     "implicit_negative",
+    "keep_within",
     "kl",
     "likelihood",
     "preference",
+    "reweighted",
     "score_function",
+    "separate",
     "value_error",
 ]

@@ -57,6 +57,22 @@ def _estimate(x: Tensor, estimator: Estimator) -> Tensor:
     return 0.5 * x**2 if estimator == "k2" else (-x).exp() - 1 + x
 
 
+def keep_within(policy: str, limit: float, weight: float) -> Objective:
+    """weight/2 max(0, K - limit)^2, K = mean over the step's tokens of log policy - log pi, which estimates
+    KL(policy || pi) from samples of ``policy``. As the gradient sees it: sg(weight max(0, K - limit)) K."""
+    if limit < 0 or weight <= 0:
+        raise ArgumentError(f"limit={limit}, weight={weight}: expected a limit of at least 0 and a weight above 0")
+    estimate = kl(policy, "k1", "token", forward=True)
+
+    def loss(out: Outputs, batch: Batch) -> Loss:
+        found = estimate.loss(out, batch)
+        beyond = (found.per_group.detach().sum() - limit).clamp(min=0.0)
+        return Loss(weight * beyond * found.per_group, found.metrics)
+
+    formula = f"sg({weight:g} max(0, K - {limit:g})) K, K = {estimate.formula}"
+    return Objective(loss, formula, estimate.denominator, estimate.needs, scope="batch")
+
+
 def entropy(over: Over = "response") -> Objective:
     """H(pi_t) = -sum_v pi_t(v) log pi_t(v), nats, over the whole vocabulary; minimised as it stands. A bonus is
     ``-weight * entropy()``."""

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 Over = Literal["token", "response"] | float  # a number: the constant of Dr. GRPO, in tokens
 
 
+# Of a token; of its response: the geometric mean of its tokens' or their product, the same for each of its tokens.
+Ratio = Literal["token", "mean", "product"]
+Sampler = Literal["old", "recorded"]
+
+
 MAX_LOG_RATIO = 20.0  # beyond it exp() says nothing but overflow
 
 
 def spread(per_token: Tensor, batch: Batch, over: Over) -> Tensor:
     """[T] -> [G]: token: / trained tokens; response: mean over responses of the mean over their tokens;
-    a constant c: / (c x responses)."""
+    a constant c: / (c x responses), which for 1 is the mean over responses of sums over their tokens."""
     sums = batch.per_response(per_token)
     if over == "token":
         return batch.per_group(sums) / max(batch.totals.tokens, 1)
@@ -33,7 +38,7 @@ def denominator(over: Over) -> str:
         return "trained tokens of the step"
     if over == "response":
         return "tokens of the response, then responses of the step"
-    return f"{over:g} tokens (constant) x responses of the step"
+    return "responses of the step" if over == 1 else f"{over:g} tokens (constant) x responses of the step"
 
 
 def checked(over: Over) -> Over:
@@ -42,7 +47,29 @@ def checked(over: Over) -> Over:
     return over
 
 
-def log_ratio(out: Outputs, batch: Batch) -> Tensor:
-    """log pi - log old [T]; on the first update exactly 0, with the gradient of log pi."""
+def log_ratio(out: Outputs, batch: Batch, of: Ratio = "token", against: Sampler = "old") -> Tensor:
+    """log pi - log old [T], of each token or of its whole response, with the gradient of the token's log pi.
+
+    ``against`` "old": the policy when the update began, exactly 0 on the first; "recorded": whoever sampled, for stored
+    responses. Raises ArgumentError if they were not sampled."""
     old = out.logp.detach() if batch.old is None else batch.old
-    return (out.logp - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    x = out.logp - (old if against == "old" else _recorded(batch))
+    if of != "token":
+        whole = batch.per_response(x.detach())
+        whole = whole / batch.lengths if of == "mean" else whole
+        x = whole[batch.response] + x - x.detach()
+    return x.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _recorded(batch: Batch) -> Tensor:
+    if batch.behaviour.isnan().any():
+        raise ArgumentError(
+            "a ratio to the sampler needs the log-probs recorded while sampling; got responses without them, such as "
+            "demonstrations. Use sampled or stored rollouts"
+        )
+    return batch.behaviour
+
+
+def named(of: Ratio) -> str:
+    """How formulas write the ratio."""
+    return {"token": "rho_t", "mean": "(prod_t rho_t)^(1/|y|)", "product": "prod_t rho_t"}[of]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.objectives.over import MAX_LOG_RATIO, Over, checked, denominator, log_ratio, spread
+from equipoise.parts.objectives.over import (
+    MAX_LOG_RATIO,
+    Over,
+    Ratio,
+    Sampler,
+    checked,
+    denominator,
+    log_ratio,
+    named,
+    spread,
+)
 from equipoise.types import Batch, Loss, Objective, Outputs
 
 
@@ -21,15 +32,17 @@ def score_function() -> Objective:
     return Objective(loss, "-A_i prod_t rho_it", "responses of the step", needs=frozenset({"advantage"}), silent=True)
 
 
-def clipped(low: float, high: float, over: Over = "response", dual: float | None = None) -> Objective:
+def clipped(
+    low: float, high: float, over: Over = "response", dual: float | None = None, ratio: Ratio = "token"
+) -> Objective:
     """max(-A rho, -A clip(rho, 1-low, 1+high)) per token (PPO, 1707.06347); with ``dual``, where A < 0 at most -dual A
-    (1912.09729)."""
+    (1912.09729). ``ratio`` "mean": of whole responses, per token (GSPO, 2507.18071). low=1, high=inf: no clip."""
     checked(over)
-    if not (0 <= low < 1 and high >= 0) or (dual is not None and dual <= 1):
-        raise ArgumentError(f"clipped({low}, {high}, dual={dual}): expected 0 <= low < 1, high >= 0, dual > 1")
+    if not (0 <= low <= 1 and high >= 0) or (dual is not None and dual <= 1):
+        raise ArgumentError(f"clipped({low}, {high}, dual={dual}): expected 0 <= low <= 1, high >= 0, dual > 1")
 
     def loss(out: Outputs, batch: Batch) -> Loss:
-        rho, a = log_ratio(out, batch).exp(), batch.advantage
+        rho, a = log_ratio(out, batch, ratio).exp(), batch.advantage
         plain, bounded = -a * rho, -a * rho.clamp(1 - low, 1 + high)
         worst = plain.maximum(bounded)
         if dual is not None:
@@ -38,7 +51,33 @@ def clipped(low: float, high: float, over: Over = "response", dual: float | None
         return Loss(spread(worst, batch, over), {"clip_ratio": (outside, float(len(rho)))})
 
     capped = f", at most -{dual:g} A where A < 0" if dual else ""
-    formula = f"max(-A rho_t, -A clip(rho_t, {1 - low:g}, {1 + high:g})){capped}"
+    w = named(ratio)
+    formula = f"max(-A {w}, -A clip({w}, {1 - low:g}, {1 + high:g})){capped}" if high < inf or low < 1 else f"-A {w}"
+    return Objective(loss, formula, denominator(over), needs=frozenset({"advantage"}), silent=True)
+
+
+def reweighted(
+    positive: tuple[float, float],
+    negative: tuple[float, float] | None = None,
+    over: Over = "token",
+    ratio: Ratio = "token",
+    against: Sampler = "old",
+) -> Objective:
+    """-sg(clip(rho, lo, hi)) A log pi per token: a bounded weight, so that every token keeps its gradient. The bounds
+    (lo, hi) are ``positive``, and ``negative`` where A < 0 if that differs; (1, 1) is no correction at all."""
+    checked(over)
+    below = negative or positive
+    if not all(0 <= lo <= 1 <= hi for lo, hi in (positive, below)):
+        raise ArgumentError(f"bounds {positive} and {below} of the ratio: expected 0 <= lowest <= 1 <= highest")
+
+    def loss(out: Outputs, batch: Batch) -> Loss:
+        rho, a = log_ratio(out, batch, ratio, against).detach().exp(), batch.advantage
+        weight = rho.clamp(*positive).where(a >= 0, rho.clamp(*below))
+        outside = ((weight != rho) & (a != 0)).to(rho.dtype).sum()
+        return Loss(spread(-weight * a * out.logp, batch, over), {"clip_ratio": (outside, float(len(rho)))})
+
+    w, v = (f"clip({named(ratio)}, {lo:g}, {hi:g})" if hi > lo else f"{lo:g}" for lo, hi in (positive, below))
+    formula = f"-sg({w}) A log pi_t" if w == v else f"-sg(w) A log pi_t, w = {w} where A > 0, {v} where A < 0"
     return Objective(loss, formula, denominator(over), needs=frozenset({"advantage"}), silent=True)
 
 
