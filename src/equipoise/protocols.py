@@ -37,6 +37,12 @@ class Engine(Protocol):
     def encode_reply(self, prompt: Prompt, reply: Reply, origin: str) -> Response:
         """A given reply as a response to an encoded prompt: every assistant turn trained with its end token."""
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Tokens of a piece of text inside a response: no template, no special tokens."""
+
+    def encode_turn(self, text: str) -> tuple[int, ...]:
+        """What follows a finished response when the user says ``text`` next: up to where the policy speaks again."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
 

@@ -1,8 +1,9 @@
 """An engine whose policy is a table: every response can be listed, so every expectation is exact.
 
-The policy has a logit for each (prompt, prefix, next token); token 0 ends a response, and a response of full length
-ends by "length". It is the oracle for estimators (``responses``, ``expected``, ``gradient``) and the fast engine for
-tests of the loop. It samples with the same keys and the same inversion as the real one.
+The policy has a logit for each (prompt, prefix, next token); token 0 ends a turn, and a response of full length
+ends by "length". A prompt may carry a prefix (``ids`` beyond the first), and the table reads what is before a token
+without the ends of turns. It is the oracle for estimators (``responses``, ``expected``, ``gradient``) and the fast
+engine for tests of the loop. It samples with the same keys and the same inversion as the real one.
 """
 
 from __future__ import annotations
@@ -95,6 +96,12 @@ class TabularEngine:
         ids = np.array([*map(int, reply.split()), EOS][: self.length], dtype=np.int64)
         return self._response(ids, None, origin, "eos" if ids[-1] == EOS else "length", "", 1.0)
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split()))
+
+    def encode_turn(self, text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split()))
+
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(str(i) for i in ids if i != EOS)
 
@@ -111,9 +118,9 @@ class TabularEngine:
         groups = []
         for prompt, key in zip(prompts, keys, strict=True):
             assert prompt.ids is not None
-            rows = [self._draw(logits[prompt.ids[0]], decoder, key / i) for i in range(n)]
+            rows = [self._draw(logits[prompt.ids[0]], prompt.ids[1:], decoder, key / i, reply) for i in range(n)]
             groups.append(Group(prompt, tuple(rows)))
-            tokens = sum(len(r.ids) for r in rows)
+            tokens = sum(int(r.trained.sum()) for r in rows)
             self.meter += Cost(generated_tokens=tokens, flops=self.flops(tokens, False))
         return groups
 
@@ -127,23 +134,46 @@ class TabularEngine:
         flops = self.flops(tokens, False) * (forward + sampled) + self.flops(tokens, True) * backward
         return Cost(tokens if sampled else 0, tokens * backward, flops)
 
-    def _draw(self, table: Tensor, decoder: Decoder, key: Key) -> Response:
+    def _draw(
+        self,
+        table: Tensor,
+        before: Sequence[int],
+        decoder: Decoder,
+        key: Key,
+        reply: Callable[[Response], Sequence[int] | None] | None,
+    ) -> Response:
         ids: list[int] = []
         logps: list[float] = []
+        said: list[bool] = []  # by the policy
+        turns: list[int] = []
         word = np.array([key.word], dtype=np.uint64)
-        for t in range(min(decoder.max_new_tokens, self.length)):
-            logp = torch.log_softmax(table[self.prefixes[tuple(ids)]] / decoder.temperature, -1)
+
+        def so_far() -> Response:
+            stop = "eos" if ids and ids[-1] == EOS else "length"
+            made = self._response(np.array(ids), np.array(logps), "policy", stop, str(key), decoder.temperature)
+            return replace(made, trained=np.array(said, dtype=bool), segment=np.array(turns, dtype=np.int32))
+
+        while sum(said) < decoder.max_new_tokens and self._read(before, ids) in self.prefixes:
+            logp = torch.log_softmax(table[self.prefixes[self._read(before, ids)]] / decoder.temperature, -1)
             if not torch.isfinite(logp).any():
                 raise Diverged(f"the policy's logits are not finite after {ids} of {key}")
             cumulative = np.cumsum(logp.exp().numpy())
-            u = float(uniforms(word, np.array([t]))[0]) * cumulative[-1]
+            u = float(uniforms(word, np.array([len(ids)]))[0]) * cumulative[-1]
             token = int(np.searchsorted(cumulative, u, side="right"))
-            ids.append(token)
-            logps.append(float(logp[token]))
-            if token == EOS:
+            turn = turns[-1] + (not said[-1]) if turns else 0
+            ids, logps, said, turns = [*ids, token], [*logps, float(logp[token])], [*said, True], [*turns, turn]
+            if token != EOS:
+                continue
+            spoken = list((reply(so_far()) if reply is not None else None) or ())
+            if not spoken or self._read(before, [*ids, *spoken]) not in self.prefixes:
                 break
-        stop = "eos" if ids[-1] == EOS else "length"
-        return self._response(np.array(ids), np.array(logps), "policy", stop, str(key), decoder.temperature)
+            ids, logps = [*ids, *spoken], [*logps, *[0.0] * len(spoken)]
+            said, turns = [*said, *[False] * len(spoken)], [*turns, *[turn + 1] * len(spoken)]
+        return so_far()
+
+    def _read(self, before: Sequence[int], ids: Sequence[int]) -> tuple[int, ...]:
+        """The row of the table: all tokens so far but the ends of turns."""
+        return tuple(i for i in (*before, *ids) if i != EOS)
 
     def _response(
         self, ids: np.ndarray, logps: np.ndarray | None, origin: str, stop: str, key: str, temperature: float
@@ -228,8 +258,8 @@ class TabularEngine:
         for g in groups:
             assert g.prompt.ids is not None
             for r in g.responses:
-                ids = tuple(r.ids.tolist())
-                rows = [self.prefixes[ids[:t]] for t in range(len(ids))]
+                ids, before = tuple(r.ids.tolist()), g.prompt.ids[1:]
+                rows = [self.prefixes.get(self._read(before, ids[:t]), -1) for t in range(len(ids))]
                 at += [
                     (g.prompt.ids[0], row, i, r.temperature)
                     for row, i, on in zip(rows, ids, r.trained, strict=True)

@@ -87,6 +87,12 @@ class LocalEngine:
     def encode_reply(self, prompt: Prompt, reply: Reply, origin: str) -> Response:
         return self._text.encode_reply(prompt, reply, origin)
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        return self._text.ids(text)
+
+    def encode_turn(self, text: str) -> tuple[int, ...]:
+        return self._text.turn(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._text.decode(ids)
 

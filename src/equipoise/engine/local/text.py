@@ -25,7 +25,7 @@ class Text:
         """Fill ``ids``. Raises ModelError when no room for a response is left, or a template or text is missing."""
         if prompt.messages:
             self.need_eos()
-            ids = self._ids(self._render(prompt.messages, open_turn=True))
+            ids = self.ids(self._render(prompt.messages, open_turn=True))
         elif prompt.text:
             ids = tuple(self.tokenizer(prompt.text)["input_ids"])
         else:
@@ -82,6 +82,20 @@ class Text:
         """Text without special tokens."""
         return cast(str, self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
+    def turn(self, text: str) -> tuple[int, ...]:
+        """Tokens of a user's turn that follows an assistant's end token, until the assistant speaks again.
+
+        Raises ModelError when the template does not render a conversation as its beginning and the rest."""
+        self.need_eos()
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        before = self._render(messages)
+        after = self._render([*messages, {"role": "user", "content": text}], open_turn=True)
+        known, ids = self.ids(before), self.ids(after)
+        last = max((i for i, t in enumerate(known) if t in self.eos), default=None)
+        if last is None or ids[: last + 1] != known[: last + 1]:
+            raise self._broken(Prompt(id="a conversation of two turns"))
+        return ids[last + 1 :]
+
     def need_eos(self) -> None:
         """Raises ModelError when nothing could end a turn."""
         if not self.eos:
@@ -101,10 +115,10 @@ class Text:
         for number, turn in enumerate(turns):
             assistant = turn.get("role") == "assistant"
             if assistant:
-                opened = self._ids(self._render(messages, open_turn=True))
+                opened = self.ids(self._render(messages, open_turn=True))
                 _extend(ids, opened, trained, segment, False, number, self._broken(prompt))
             messages.append(turn)
-            closed = self._ids(self._render(messages))
+            closed = self.ids(self._render(messages))
             start = len(ids)
             _extend(ids, closed, trained, segment, assistant, number, self._broken(prompt))
             if assistant:
@@ -148,7 +162,8 @@ class Text:
             ) from cause
         return cast(str, text)
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text as it is, no special token added."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
