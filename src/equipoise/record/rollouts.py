@@ -1,7 +1,7 @@
 """Every response ever used, one Parquet row each, one file a step: enough to rebuild the groups and every metric.
 
 ``use``: "trained", "silent" (no gradient in it), "dropped" (by a filter), "stored" (kept for a later stage),
-"preflight", "unused" (the budget ended before the update).
+"preflight", "unused" (drawn beside a stream that the budget could no longer pay, so that no step was made of them).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),  # for readers
         ("prompt_ids", pa.list_(pa.int32())),
         ("source", pa.string()),  # JSON: messages or text, answer
+        ("meta", pa.string()),  # JSON: the data's other columns
         ("text", pa.string()),
         ("ids", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),  # the sampler's
@@ -46,7 +47,9 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("value", pa.float64()),
         ("status", pa.string()),
+        ("message", pa.string()),  # why a verifier failed
         ("answer", pa.string()),
+        ("steps", pa.list_(pa.float32())),  # per token: credit that the signal placed, where it does
         ("parts", pa.map_(pa.string(), pa.float64())),
         ("advantage", _FLOATS),  # per token
         ("response_notes", pa.map_(pa.string(), pa.float64())),
@@ -83,8 +86,14 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
         "prompt_id": prompt.id,
         "prompt": shown,
         "prompt_ids": prompt.ids,
-        "source": json.dumps(source, default=str),
+        "source": json.dumps(source, default=_plain),
+        "meta": json.dumps(dict(prompt.meta), default=_plain),
     }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: arrays and their numbers as lists and numbers, the rest as text."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _response(r: Response) -> dict[str, Any]:
@@ -104,9 +113,16 @@ def _response(r: Response) -> dict[str, Any]:
 
 def _score(group: Group, i: int) -> dict[str, Any]:
     if not group.scores:
-        return {"value": None, "status": None, "answer": None, "parts": None}
+        return dict.fromkeys(("value", "status", "message", "answer", "steps", "parts"))
     s = group.scores[i]
-    return {"value": s.value, "status": s.status, "answer": s.answer, "parts": sorted(s.parts.items())}
+    return {
+        "value": s.value,
+        "status": s.status,
+        "message": s.message,
+        "answer": s.answer,
+        "steps": s.steps,
+        "parts": sorted(s.parts.items()),
+    }
 
 
 def _notes(group: Group, i: int) -> dict[str, Any]:
@@ -155,7 +171,8 @@ def read(folder: Path, store: str | None = None) -> list[Group]:
     groups: list[Group] = []
     for path in sorted(folder.glob("step-*.parquet")):
         try:
-            table = pq.read_table(path, filters=None if store is None else [("store", "=", store)])
+            # With the schema, columns that a file lacks, because an earlier version wrote it, are null.
+            table = pq.read_table(path, schema=SCHEMA, filters=None if store is None else [("store", "=", store)])
         except (OSError, pa.ArrowInvalid) as e:
             raise RecordError(f"{path} is damaged: {e}") from e
         found: dict[int, list[dict[str, Any]]] = {}
@@ -173,12 +190,22 @@ def _group(found: list[dict[str, Any]]) -> Group:
         messages=tuple(source["messages"]),
         text=source["text"],
         answer=source["answer"],
+        meta=json.loads(first["meta"] or "{}"),
         ids=None if first["prompt_ids"] is None else tuple(first["prompt_ids"]),
     )
-    scores = tuple(
-        Score(r["value"], r["status"], parts=dict(r["parts"] or ()), answer=r["answer"]) for r in found if r["status"]
-    )
+    scores = tuple(_read_score(r) for r in found if r["status"])
     return Group(prompt, tuple(_read_response(r) for r in found), scores, _read_notes(found))
+
+
+def _read_score(r: dict[str, Any]) -> Score:
+    return Score(
+        value=r["value"],
+        status=r["status"],
+        steps=None if r["steps"] is None else np.array(r["steps"], dtype=np.float32),
+        parts=dict(r["parts"] or ()),
+        answer=r["answer"],
+        message=r["message"] or "",
+    )
 
 
 def _read_response(r: dict[str, Any]) -> Response:
