@@ -46,6 +46,8 @@ TASK = Task(
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {}  # of single methods, over SIZES
 TASKS: Mapping[str, Task] = {}  # of methods that need another kind of task
+# Methods that read no label: from a uniform policy there is nothing to agree on, so shuffled rewards are no control.
+LABEL_FREE = ("empo", "em")  # their own controls: tests/recipes/test_self_signals.py
 
 
 def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:

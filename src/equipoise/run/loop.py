@@ -438,7 +438,7 @@ def passes(stream: Stream) -> tuple[int, int]:
     forward = (
         len(asked)
         + len(reads(stream.objective))
-        + any("head:" in n for p in stream.parts for n in p.needs)
+        + any("head:" in n or n == "entropy" for p in stream.parts for n in p.needs)
         + (stream.updates.steps > 1)
     )
     # One more each epoch where the engine may first need outputs of the whole batch, or of a very large group.

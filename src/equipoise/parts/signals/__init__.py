@@ -1,5 +1,8 @@
 """What scores a response."""
 
+from equipoise.parts.signals.agreement import agreement, semantic_entropy
+from equipoise.parts.signals.certainty import Measure, certainty
+from equipoise.parts.signals.noise import noisy
 from equipoise.parts.signals.verifier import judge, verified
 
-__all__ = ["judge", "verified"]
+__all__ = ["Measure", "agreement", "certainty", "judge", "noisy", "semantic_entropy", "verified"]

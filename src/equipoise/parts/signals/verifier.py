@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from equipoise.parts.sources.draws import require
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Group, Response, Score, Task
 
@@ -35,6 +36,7 @@ def _silenced(response: Response) -> Response:
 
 def verified(task: Task) -> Part:
     """The task's own verifier."""
+    require(task, "a verifier", task.verify, "a verified reward")
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         return judge(task, groups), state

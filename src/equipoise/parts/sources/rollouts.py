@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, require, take, train_split
+from equipoise.parts.sources.draws import positive, take, train_split
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Decoder, Group, Task
 
@@ -15,7 +15,6 @@ def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) ->
     positive(prompts=prompts, samples=samples)
     if temperature <= 0:
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
-    require(task, "a verifier", task.verify, "sampling")
     decoder = Decoder(task.max_new_tokens, temperature)
     split = train_split(task)
 
