@@ -44,7 +44,9 @@ TASK = Task(
 )
 
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
-ARGUMENTS: Mapping[str, Mapping[str, Any]] = {}  # of single methods, over SIZES
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
+    "bnpo": {"lr": 8.0},  # a narrow density makes advantages small
+}
 TASKS: Mapping[str, Task] = {}  # of methods that need another kind of task
 # Methods that read no label: from a uniform policy there is nothing to agree on, so shuffled rewards are no control.
 LABEL_FREE = ("empo", "em")  # their own controls: tests/recipes/test_self_signals.py

@@ -196,6 +196,7 @@ _PROVIDERS = {
     "note:value": "credit.gae",
     "note:pass_rate": "credit.pass_rate",
     "note:right": "credit.pass_rate",
+    "note:kl_weight": "credit.ease_kl",
 }
 
 

@@ -1,28 +1,41 @@
 """From scores to advantages. Statistics leave out failed verdicts; groups of equal scores get exactly 0."""
 
+from equipoise.parts.credit.asymmetry import ease_kl, press_long_wrong
 from equipoise.parts.credit.baselines import by_outcome, center, leave_one_out, subtract, subtract_running_mean
 from equipoise.parts.credit.critic import advantages, gae, returns
+from equipoise.parts.credit.densities import beta_shape, divide_by_density, inverse_density
 from equipoise.parts.credit.filters import keep_mixed, mask_truncated
 from equipoise.parts.credit.groups import Pool, noted, per_response, pooled, token_values, untrained, values
+from equipoise.parts.credit.ranks import Kept, explained, keep_one_of_each, keep_ranked, penalise_likely
 from equipoise.parts.credit.scales import divide_by_std, whiten
 from equipoise.parts.credit.shaping import penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
 
 __all__ = [
+    "Kept",
     "Pool",
     "advantages",
+    "beta_shape",
     "by_outcome",
     "center",
+    "divide_by_density",
     "divide_by_std",
+    "ease_kl",
+    "explained",
     "gae",
+    "inverse_density",
     "keep_mixed",
+    "keep_one_of_each",
+    "keep_ranked",
     "leave_one_out",
     "mask_truncated",
     "noted",
     "pass_rate",
     "penalise_length",
+    "penalise_likely",
     "per_response",
     "pooled",
+    "press_long_wrong",
     "returns",
     "subtract",
     "subtract_kl",

@@ -21,6 +21,7 @@ def kl(
     *,
     forward: bool = False,
     corrected: bool = False,
+    weight: str | None = None,
 ) -> Objective:
     """An estimate per token of KL(pi || policy), with ``forward`` of KL(policy || pi), from the sampler's tokens.
 
@@ -28,7 +29,7 @@ def kl(
     pi is 0 for k1, KL(pi || policy)'s for k2 and KL(policy || pi)'s for k3. ``corrected`` weighs it by the first
     policy over the old one (pi's ratio keeps its gradient), so that value and gradient are those of the divergence
     whoever sampled; for k3 without the constraint that probabilities sum to 1. ``policy`` "old": the one before the
-    update. 2505.17508."""
+    update. ``weight``: a response note that multiplies it. 2505.17508."""
     checked(over)
     if estimator not in ("k1", "k2", "k3"):
         raise ArgumentError(f"estimator={estimator!r}: expected 'k1', 'k2' or 'k3'")
@@ -39,12 +40,14 @@ def kl(
         if corrected:
             rho = log_ratio(out, batch)
             value = value * (_bounded(rho.detach() - x.detach()) if forward else rho).exp()
-        return Loss(spread(value, batch, over), {"kl": (value.detach().sum(), float(len(value)))})
+        weighed = value if weight is None else value * batch.notes[weight][batch.response]
+        return Loss(spread(weighed, batch, over), {"kl": (value.detach().sum(), float(len(value)))})
 
     first, second = (policy, "pi") if forward else ("pi", policy)
-    weight = f"{first}/old " if corrected and first != "old" else ""
+    times = f"{weight} " * (weight is not None) + f"{first}/old " * (corrected and first != "old")
     needs = frozenset[str]() if policy == "old" else frozenset({f"logp:{policy}"})
-    return Objective(loss, f"{weight}{estimator}({first}, {second})", denominator(over), needs=needs)
+    needs |= frozenset() if weight is None else {f"note:{weight}"}
+    return Objective(loss, f"{times}{estimator}({first}, {second})", denominator(over), needs=needs)
 
 
 def _bounded(x: Tensor) -> Tensor:
