@@ -12,12 +12,14 @@ import pytest
 import torch
 
 import toy
-from equipoise.budget import Budget
+from equipoise.budget import Budget, Ledger
 from equipoise.engine.batch import count
 from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import ArgumentError
+from equipoise.keys import Key
 from equipoise.parts import signals
-from equipoise.types import Group, Prompt, Score, Task
+from equipoise.protocols import Context
+from equipoise.types import Cost, Group, Prompt, Score, Task
 
 PROMPT = dataclasses.replace(toy.PROMPTS[0], ids=(0,))
 
@@ -77,7 +79,7 @@ def test_expected_reward_is_the_chance_that_two_samples_agree() -> None:
     for chosen in itertools.product(every, repeat=3):
         weight = math.prod(p for _, p in chosen)
         (got,), _ = part(None, [Group(PROMPT, tuple(r for r, _ in chosen))], None)  # type: ignore[arg-type]
-        mean += weight * np.mean([s.value for s in got.scores])
+        mean += weight * float(np.mean([s.value for s in got.scores]))
         read = [s.answer for s, (r, _) in zip(got.scores, chosen, strict=True) if r.stop == "eos" and s.answer]
         if len(read) == len(set(read)):  # cut: in such a group every readable answer would earn 1/3
             lost += weight * len(read) / 9
@@ -112,7 +114,8 @@ def leaning() -> TabularEngine:
     init = torch.zeros_like(engine.weights["logits"])
     for i, p in enumerate(toy.PROMPTS):
         init[i, 0, int(toy.wanted(p)) if i < 5 else 1] = 1.2
-    return toy.engine(init=init)
+    made: TabularEngine = toy.engine(init=init)
+    return made
 
 
 def majority(engine: TabularEngine, prompt: Prompt) -> str:
@@ -149,3 +152,60 @@ def test_empo_comes_to_agree_with_itself_and_shuffled_answers_do_not(tmp_path: P
     assert gap > 3 * error and gap > 0.1, rates
     start = np.mean([majority(leaning(), p) == toy.wanted(p) for p in toy.PROMPTS])
     assert np.mean([toy.success(e) for e in found["real"]]) == pytest.approx(float(start), abs=0.1)
+
+
+def every_pair(engine: TabularEngine) -> list[tuple[Group, float]]:
+    """Every group of two responses with its probability; the sampler's log-probs are those of the policy."""
+    every = []
+    for r in engine.responses(PROMPT):
+        notes = engine.outputs([Group(PROMPT, (r,))], ["logp"])[0]["logp"][0]
+        every.append((dataclasses.replace(r, logprobs=notes.astype(np.float64)), float(np.exp(notes.sum()))))
+    return [(Group(PROMPT, (a, b)), p * q) for (a, p), (b, q) in itertools.product(every, repeat=2)]
+
+
+def em_gradient(engine: TabularEngine, form: str) -> torch.Tensor:
+    """The expected gradient of a form of ``em`` without KL, over all groups of two."""
+    stream = toy.recipe("em", form=form, kl=0.0, **({"over": 1.0} if form == "ft" else {})).stages[0].streams[0]
+    total = torch.zeros_like(engine.gradient())
+    ctx = Context(engine, Key((0,)), Ledger(Budget(flops=1.0)), lambda *sizes: Cost())
+    for group, weight in every_pair(engine):
+        groups = [group]
+        for part in (stream.signal, stream.credit):
+            groups = part(ctx, groups, None)[0] if part is not None else groups
+        engine.discard()
+        engine.backward(groups, stream.objective, count(groups))
+        total += weight * engine.gradient()
+    engine.discard()
+    return total
+
+
+def test_forms_of_entropy_minimisation_follow_the_gradient_of_the_sequence_entropy() -> None:
+    """ "sequence" alone is exact, so are "token" and "ft" together, and neither of the two alone."""
+    engine = toy.random_policy(3)
+    logps = torch.stack([engine.logp(PROMPT, r) for r in engine.responses(PROMPT)])
+    (exact,) = torch.autograd.grad(-(logps.exp() * logps).sum(), engine.weights["logits"])
+    sequence, token, direct = (em_gradient(engine, form) for form in ("sequence", "token", "ft"))
+    torch.testing.assert_close(sequence, exact, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(token + direct, exact, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(token, exact, atol=1e-3) and not torch.allclose(direct, exact, atol=1e-3)
+
+
+def entropy(engine: TabularEngine) -> float:
+    """Of whole responses, averaged over prompts, nats."""
+    every = [torch.stack([engine.logp(p, r) for r in engine.responses(p)]).detach() for p in toy.PROMPTS]
+    return float(np.mean([float(-(x.exp() * x).sum()) for x in every]))
+
+
+@pytest.mark.parametrize("form", ["sequence", "token", "ft"])
+def test_entropy_falls_and_needs_no_verifier(form: str, tmp_path: Path) -> None:
+    unlabelled = dataclasses.replace(toy.TASK, verify=None, demonstrate=None)
+    arguments = {"form": form, "lr": 30.0 if form == "ft" else 3.0}
+    run = toy.loop(tmp_path / form, "em", Budget(flops=60_000.0), 0, unlabelled, engine=leaning(), arguments=arguments)
+    run.run()
+    assert isinstance(run.engine, TabularEngine)
+    assert entropy(run.engine) < entropy(leaning()) - 0.5
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"form='inf': expected 'sequence', 'token' or 'ft'"):
+        toy.recipe("em", form="inf")
