@@ -80,7 +80,8 @@ def test_listing_loads_neither_torch_nor_transformers(command: str) -> None:
 
 
 def test_recipes_fit_a_page() -> None:
-    long = {p.name: n for p in (ROOT / "recipes").glob("*.py") if (n := len(p.read_text().splitlines())) > 60}
+    methods = [p for p in (ROOT / "recipes").glob("*.py") if p.name != "__init__.py"]
+    long = {p.name: n for p in methods if (n := len(p.read_text().splitlines())) > 60}
     assert not long
 
 

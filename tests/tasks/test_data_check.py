@@ -39,11 +39,11 @@ def chat(n: int, reply: str = "It is {}.") -> dict[str, Any]:
 
 
 def test_a_clean_file(tiny: Any, tmp_path: Path) -> None:
-    report = inspect(write(tmp_path / "d.jsonl", map(chat, range(100, 160))), tiny)
-    assert (report.form, report.rows, report.checked, report.replies) == ("messages", 60, 60, 60)
-    assert sum(report.splits.values()) == 60 and report.columns == ["source"]
+    report = inspect(write(tmp_path / "d.jsonl", map(chat, range(100, 300))), tiny)
+    assert (report.form, report.rows, report.checked, report.replies) == ("messages", 200, 200, 200)
+    assert sum(report.splits.values()) == 200 and report.columns == ["source"]
     assert report.problems() == []
-    prompt, reply, together = (report.lengths[k] for k in ("prompt", "reply", "together"))
+    prompt, reply, together = (report.lengths[k] for k in ("prompt", "reply", "prompt + reply"))
     assert prompt[0] <= prompt[-1] and together[-1] <= prompt[-1] + reply[-1]
     assert "Nothing needs attention" in said(report)
 
@@ -81,7 +81,8 @@ def test_pairs_and_multi_turn_replies_are_counted(tiny: Any, tmp_path: Path) -> 
 def test_prompts_without_replies_can_be_looked_at(tiny: Any, tmp_path: Path) -> None:
     report = inspect(write(tmp_path / "d.jsonl", ({"prompt": f"q {n}", "answer": n} for n in range(20))), tiny)
     assert (report.form, report.replies) == ("prompt", 0)
-    assert "no replies to end" in said(report)
+    assert "prompts only" in said(report) and "training needs a verifier" in said(report)
+    assert "answer: 0" in said(report)
 
 
 def test_what_is_wrong_is_counted(tiny: Any, tmp_path: Path) -> None:
@@ -96,8 +97,8 @@ def test_what_is_wrong_is_counted(tiny: Any, tmp_path: Path) -> None:
     assert report.shared == {"train and test": 1}
     assert report.repeated_prompts == 3
     problems = "\n".join(report.problems())
-    assert "1 rows longer than" in problems and "2 rows that repeat" in problems
-    assert "1 prompts shared by train and test" in problems
+    assert "1 rows refused: longer than" in problems and "2 rows refused: each repeats" in problems
+    assert "1 prompts refused: shared by train and test" in problems
     assert all(p.split(";")[0] in " ".join(said(report).split()) for p in report.problems())
 
 
@@ -147,3 +148,47 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert "through the chat template" in shown and "What is" in shown
     assert main(["data", "chek", path]) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_tiny_file_is_shown_and_what_training_would_refuse_is_told(count: int, tiny: Any, tmp_path: Path) -> None:
+    report = inspect(write(tmp_path / "d.jsonl", map(chat, range(100, 100 + count))), tiny)
+    assert report.rows == report.checked == report.replies == count
+    assert len(report.examples) == min(count, 3)
+    refused = "nothing is left for" if count < 3 else "1 validation item and 1 test item"
+    assert f"training would refuse this file: {refused}" in " ".join(report.problems())
+    assert "would refuse" in said(report) and "It is 101." in said(report)
+
+
+def test_labelled_rows_are_counted_apart(tiny: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": "a", "label": n % 3 == 0} for n in range(30)]
+    report = inspect(write(tmp_path / "d.jsonl", rows), tiny)
+    assert (report.rows, report.labelled_bad, report.gives) == (10, 20, ["demonstrations"])
+    assert "20 rows labelled bad are left out" in said(report)
+    report = inspect(write(tmp_path / "e.jsonl", [{**r, "label": False} for r in rows]), tiny)
+    assert report.rows == 0 and "would refuse" in said(report)
+
+
+def test_both_replies_of_a_pair_are_shown(tiny: Any, tmp_path: Path) -> None:
+    rows = ({"prompt": f"q {n}", "chosen": "yes", "rejected": "no no"} for n in range(60))
+    report = inspect(write(tmp_path / "d.jsonl", rows), tiny)
+    titles = [title for title, _ in report.examples]
+    assert titles[:2] == ["d.jsonl:1, chosen", "d.jsonl:1, rejected"]
+    assert "yes" in said(report) and "no no" in said(report)
+
+
+def test_a_text_prompt_for_a_chat_model_is_noted(tiny: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", ({"prompt": f"q {n}", "completion": "a"} for n in range(20)))
+    assert any("--task.chat" in hint for hint in inspect(path, tiny).hints())
+    assert inspect(path, tiny, chat=True).hints() == []
+
+
+def test_the_methods_that_can_use_a_file() -> None:
+    from equipoise.cli.data import methods
+
+    now, judged = methods("completion", ["demonstrations"])
+    assert {"sft", "dft"} <= set(now.split(", ")) and "grpo" not in now and "grpo" in judged and "mix" in judged
+    (alone,) = methods("prompt", ["answers"])
+    assert alone.startswith("with --task.verifier: ") and "grpo" in alone and "sft" not in alone.split(", ")
+    assert "mix" not in methods("labelled", ["demonstrations"])[1].split(", ")
+    assert "dpo" in methods("preference", ["pairs"])[0].split(", ")

@@ -29,10 +29,19 @@ def main(args: Sequence[str]) -> int:
 
     table = Table("task", "what it asks", "knobs (--task.<knob>)")
     for r in rows:
-        knobs = ", ".join(f"{k}={x}" for k, x in dict(r["knobs"]).items())
-        table.add_row(str(r["name"]), f"{r['title']}. {r['summary']}", knobs)
+        table.add_row(str(r["name"]), f"{r['title']}. {r['summary']}", _knobs(r["knobs"]))
     Console().print(table)
+    print(
+        "`equipoise train METHOD --task NAME --help` lists the flags of one task; docs/tasks-and-data.md explains them."
+    )
     return 0
+
+
+def _knobs(knobs: Mapping[str, Any]) -> str:
+    """Knobs as flags are spelled; those whose value is a column's name come last, by name alone."""
+    columns = [k for k, x in knobs.items() if x == k]
+    shown = [f"{k.replace('_', '-')}={'none' if x is None else x}" for k, x in knobs.items() if k not in columns]
+    return ", ".join(shown) + (f"; names of columns: {', '.join(columns)}" if columns else "")
 
 
 def _plain(knobs: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ _TASKS: Mapping[str, _Known] = {
     "knights": _Known("knights", "Knights and knaves", "Find who tells the truth from what each person says."),
     "instruct": _Known("instruct", "Instruction following", "Natural-language prompts with verifiable constraints."),
     "reasoning_gym": _Known("gym", "Reasoning Gym", "Any task of the reasoning-gym library.", "name"),
-    "file": _Known("file", "Your own data", "JSONL, Parquet or CSV in the ecosystem's formats.", "path"),
+    "file": _Known("file", "Your own data", "JSON, CSV or Parquet in the ecosystem's formats.", "path"),
 }
 
 

@@ -24,17 +24,22 @@ def _steers(c: str) -> bool:
     return unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def render(report: Report, console: Console) -> None:
-    """Print a report: what was found, what needs attention, and a few rows as the model would see them."""
+def render(report: Report, console: Console, methods: Sequence[str] = ()) -> None:
+    """Print a report: what was found, what needs attention, and a few rows as the model would see them.
+
+    ``methods``: lines that say which methods can train on it."""
     marks = ("", "") if console.color_system else ("[[", "]]")  # without colour, trained tokens stand in brackets
-    console.print(_facts(report))
+    console.print(_facts(report, methods))
     for name, spans in report.examples:
         console.print(
             Panel(_coloured(spans, marks), title=Text(printable(name)), title_align="left", border_style="dim")
         )
-    if report.examples:
+    if report.replies:
         trained = (f"{marks[0]}trained{marks[1]}", TRAINED)
-        console.print(Text.assemble("tokens: ", trained, ", ", ("read only", READ), ", special ones reversed"))
+        special = ", special ones reversed" if console.color_system else ""
+        console.print(Text.assemble("tokens: ", trained, ", ", ("read only", READ), special))
+    for hint in report.hints():
+        console.print(Text(f"note: {printable(hint)}", style="yellow"))
     problems = report.problems()
     for problem in problems:
         console.print(Text(f"! {printable(problem)}", style="bold red"))
@@ -45,19 +50,24 @@ def render(report: Report, console: Console) -> None:
 TRAINED, READ, MARK = "black on green", "dim", "reverse"
 
 
-def _facts(report: Report) -> Group:
+def _facts(report: Report, methods: Sequence[str]) -> Group:
     facts = Table(show_header=False, box=None, pad_edge=False)
     replies = f"{report.replies:,} replies" if report.replies else "prompts only"
     ends = "every reply ends with a trained end token" if report.replies and not report.without_end else "see below"
     facts.add_row("file", Text(printable(report.path)))
     facts.add_row("format", f"{report.form}, prompts {'through the chat template' if report.chat else 'as plain text'}")
+    facts.add_row("gives", ", ".join(["prompts", *report.gives]))
+    for name, line in zip(["methods", *[""] * len(methods)], methods, strict=False):
+        facts.add_row(name, line)
     facts.add_row("rows", f"{report.rows:,}: " + ", ".join(f"{n:,} {name}" for name, n in report.splits.items()))
     facts.add_row("other columns", Text(printable(", ".join(report.columns) or "none")))
     facts.add_row("model", Text(f"{printable(report.model)}, reads {report.context:,} tokens"))
     facts.add_row("tokenised", f"{report.checked:,} of {report.rows:,} rows; {replies}")
-    facts.add_row("end tokens", ends if report.replies else "no replies to end")
+    if report.replies:
+        facts.add_row("end tokens", ends)
     facts.add_row("repeated", f"{report.duplicates:,} rows, {report.repeated_prompts:,} prompts")
-    lengths = Table("tokens", *("longest" if q == 100 else f"{q}%" for q in QUANTILES), box=None, pad_edge=False)
+    heads = ("longest" if q == 100 else f"{q}% have at most" for q in QUANTILES)
+    lengths = Table("tokens", *heads, box=None, pad_edge=False)
     for name, found in report.lengths.items():
         lengths.add_row(name, *(f"{n:,}" for n in found))
     return Group(facts, Text(), lengths, Text())

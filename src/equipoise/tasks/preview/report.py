@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 
 from equipoise.errors import TooLong, UnknownName
 from equipoise.protocols import Engine
-from equipoise.tasks.file import SPLITS, FileSplit, Need, repeated, source_of, unjudged
+from equipoise.tasks.file import SPLITS, FileSplit, Need, lacking, source_of, unjudged
 from equipoise.tasks.formats import Columns
+from equipoise.tasks.progress import watched
 from equipoise.types import Prompt, Reply, Response, Task
 
 CHECKED = 1000  # rows tokenised, evenly spread; the report says how many of how many
@@ -42,6 +43,10 @@ class Report:
     model: str
     context: int
     chat: bool  # prompts go through the model's chat template
+    template: bool = False  # the model has one
+    gives: list[str] = field(default_factory=list)  # of "demonstrations", "pairs", "answers"
+    labelled_bad: int = 0  # rows that are left out for it
+    refusal: str | None = None  # why training would refuse the splits
     checked: int = 0
     lengths: dict[str, list[int]] = field(default_factory=dict)
     too_long: int = 0
@@ -58,48 +63,53 @@ class Report:
     def problems(self) -> list[str]:
         """What needs attention, each with its fix."""
         counted = (
-            (self.too_long, f"rows longer than the {self.context:,} tokens that {self.model} reads",
+            (self.too_long, f"rows refused: longer than the {self.context:,} tokens that {self.model} reads",
              "--task.long drop or truncate"),
             (self.without_loss, "replies without a trained token", "check the chat template and the roles"),
             (self.without_end, "replies whose last trained token is no end token: the model would not learn to stop",
              "correct eos_token or the chat template"),
             (self.double_start, "rows that begin with the same special token twice",
              "leave the token out of the data or of the template"),
-            (self.duplicates, "rows that repeat an earlier one", "--task.duplicates drop or keep"),
-            *((n, f"prompts shared by {where}", "--task.duplicates drop") for where, n in self.shared.items()),
+            (self.duplicates, "rows refused: each repeats an earlier one", "--task.duplicates drop or keep"),
+            *((n, f"prompts refused: shared by {where}", "--task.duplicates drop") for where, n in self.shared.items()),
             (self.control, "rows with control characters", "look at them: they are often a sign of a broken export"),
         )  # fmt: skip
-        return [f"{count:,} {what}; {fix}" for count, what, fix in counted if count]
+        refused = [f"training would refuse this file: {self.refusal}"] if self.refusal else []
+        return refused + [f"{count:,} {what}; {fix}" for count, what, fix in counted if count]
+
+    def hints(self) -> list[str]:
+        """What is no fault and perhaps not meant."""
+        found = []
+        if self.rows and not self.chat and self.template:
+            found.append(
+                f"prompts are plain text, and {self.model} has a chat template; --task.chat puts them as a user's turn"
+            )
+        if not {"demonstrations", "pairs"} & set(self.gives):
+            found.append("there are no replies to learn from: training needs a verifier (--task.verifier)")
+        if self.labelled_bad:
+            found.append(f"{self.labelled_bad:,} rows labelled bad are left out; the good ones are demonstrations")
+        return found
 
 
 def inspect(path: str, engine: Engine, test: str | None = None, **columns: Any) -> Report:
     """Read ``path`` as the task ``file:<path>`` and tokenise its rows. ``columns``: names of columns, and ``chat``.
 
-    Raises DataError for faults, as the task does; duplicates are counted instead of refused.
+    Raises DataError for faults, as the task does. Duplicates and splits that are too small are reported.
     """
     try:
         names = Columns(**columns)
     except TypeError:
         unknown = sorted(set(columns) - {f.name for f in fields(Columns)})
         raise UnknownName("knob of data check", unknown[0], [f.name for f in fields(Columns)]) from None
-    task = unjudged(path, names, Need(), test, "keep", max_new_tokens=1)
-    source = source_of(task)
-    report = Report(
-        path=path,
-        form=source.form,
-        rows=sum(map(len, task.splits.values())),
-        splits={name: len(split) for name, split in task.splits.items()},
-        columns=source.columns,
-        model=engine.info.name,
-        context=engine.info.context,
-        chat=bool(task.splits["train"][0].messages),
-    )
+    task = unjudged(path, names, Need(praise=True), test, "keep", max_new_tokens=1)
+    report = _begun(path, task, engine)
     _compare(report, task)
-    lengths: dict[str, list[int]] = {"prompt": [], "reply": [], "together": []}
-    for split in task.splits.values():
-        for prompt in _spread(split, CHECKED * len(split) // report.rows + 1):
-            _look(report, task, prompt, engine, lengths)
-            report.checked += 1
+    lengths: dict[str, list[int]] = {"prompt": [], "reply": [], "prompt + reply": []}
+    splits = [s for s in task.splits.values() if len(s)]
+    chosen = chain.from_iterable(_spread(s, CHECKED * len(s) // report.rows + 1) for s in splits)
+    for prompt in watched(chosen, f"tokenising {path}", min(CHECKED, report.rows)):
+        _look(report, task, prompt, engine, lengths)
+        report.checked += 1
     report.lengths = {
         name: [int(q) for q in np.percentile(found, QUANTILES, method="inverted_cdf")]
         for name, found in lengths.items()
@@ -108,12 +118,45 @@ def inspect(path: str, engine: Engine, test: str | None = None, **columns: Any) 
     return report
 
 
+def _begun(path: str, task: Task, engine: Engine) -> Report:
+    """What is known before a row is tokenised."""
+    source = source_of(task)
+    first = next((split[0] for split in task.splits.values() if len(split)), None)
+    given = {"demonstrations": task.demonstrate, "pairs": task.pair, "answers": first and first.answer}
+    return Report(
+        path=path,
+        form=source.form,
+        rows=sum(map(len, task.splits.values())),
+        splits={name: len(split) for name, split in task.splits.items()},
+        columns=source.columns,
+        model=engine.info.name,
+        context=engine.info.context,
+        chat=first is not None and bool(first.messages),
+        template=bool(getattr(getattr(engine, "tokenizer", None), "chat_template", None)),
+        gives=[name for name, one in given.items() if one is not None],
+        labelled_bad=int((~source.used).sum()),
+        refusal=_refusal(task),
+    )
+
+
+def _refusal(task: Task) -> str | None:
+    """Why these splits cannot be trained, evaluated and tested on."""
+    if (why := lacking(task.splits)) is not None:
+        return why
+    few = [f"{len(task.splits[n])} {n} item" for n in ("validation", "test") if len(task.splits[n]) < 2]
+    return (
+        f"{' and '.join(few)}, and an interval needs at least 2. Add rows, or mark more of them in a 'split' column"
+        if few
+        else None
+    )
+
+
 def _compare(report: Report, task: Task) -> None:
     """Repetitions within the file, and prompts that two splits share."""
     splits = [s for s in task.splits.values() if isinstance(s, FileSplit)]
     sources = {id(s.source): s.source for s in splits}.values()
-    report.duplicates = sum(len(repeated(s.whole)) for s in sources)
-    report.repeated_prompts = sum(len(repeated(s.words)) for s in sources)
+    report.duplicates = sum(len(s.repetitions(s.whole)) for s in sources)
+    report.repeated_prompts = sum(len(s.repetitions(s.words)) for s in sources)
     words = {n: s.source.words[s.places] for n, s in task.splits.items() if isinstance(s, FileSplit)}
     for a, b in ((a, b) for i, a in enumerate(SPLITS) for b in SPLITS[i + 1 :]):
         if count := len(np.intersect1d(words[a], words[b])):
@@ -140,20 +183,28 @@ def _look(report: Report, task: Task, prompt: Prompt, engine: Engine, lengths: d
     report.replies += len(responses)
     for response in responses:
         lengths["reply"].append(len(response.ids))
-        lengths["together"].append(len(ids) + len(response.ids))
+        lengths["prompt + reply"].append(len(ids) + len(response.ids))
         trained = response.ids[response.trained]
         report.without_loss += not len(trained)
         report.without_end += bool(len(trained)) and int(trained[-1]) not in engine.info.eos
     report.double_start += len(ids) > 1 and ids[0] == ids[1] and not engine.decode(ids[:1])
     if len(report.examples) < SHOWN:
-        report.examples.append((prompt.id, list(_spans(ids, responses[:1], engine))))
+        report.examples += _shown(prompt, ids, responses, engine)
+
+
+def _shown(
+    prompt: Prompt, ids: list[int], responses: Sequence[Response], engine: Engine
+) -> Iterator[tuple[str, list[Span]]]:
+    """A row as it is printed, with a title; a pair is two."""
+    names = [", chosen", ", rejected"] if len(responses) == 2 else [""]
+    answer = "" if prompt.answer is None else f", answer: {str(prompt.answer)[:60]}"
+    for i, name in enumerate(names):
+        yield f"{prompt.id}{name}{answer}", list(_spans(ids, responses[i : i + 1], engine))
 
 
 def _replies(task: Task, prompt: Prompt) -> list[Reply]:
     given = [task.demonstrate(prompt) if task.demonstrate else None]
     given += (task.pair(prompt) or ()) if task.pair else ()
-    if not given[0] and "completion" in prompt.meta:  # a labelled row's reply
-        given.append(prompt.meta["completion"])
     return [reply for reply in given if reply is not None]
 
 
