@@ -47,7 +47,23 @@ SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
     "bnpo": {"lr": 8.0},  # a narrow density makes advantages small
 }
-TASKS: Mapping[str, Task] = {}  # of methods that need another kind of task
+
+
+def stating(task: Task) -> Task:
+    """The task with confidences: the second token of a reply, 1 to 3, is 0.1, 0.5 or 0.9."""
+
+    def verify_with(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+        assert task.verify is not None
+        stated = [{"confidence": (0.1, 0.5, 0.9)[int(t.split()[1]) - 1]} if " " in t else {} for t in texts]
+        scores = task.verify(prompts, texts)
+        return [dataclasses.replace(s, parts={**s.parts, **q}) for s, q in zip(scores, stated, strict=True)]
+
+    return dataclasses.replace(task, verify=verify_with)
+
+
+TASKS: Mapping[str, Task] = {  # of methods that need another kind of task
+    "rlcr": stating(TASK),
+}
 # Methods that read no label: from a uniform policy there is nothing to agree on, so shuffled rewards are no control.
 LABEL_FREE = ("empo", "em")  # their own controls: tests/recipes/test_self_signals.py
 

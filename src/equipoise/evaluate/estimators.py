@@ -128,7 +128,8 @@ def _ways_to_win(own: int, others: Sequence[int], silent: int, k: int) -> float:
 def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Floats]:
     """Metric -> one value per item [items], NaN where the item has none.
 
-    Names: pass@k, maj@k (for k > 1, where some item has a canonical answer), reward, length, truncated, parts/<name>.
+    Names: pass@k, maj@k (for k > 1, where some item has a canonical answer), reward, length, truncated, parts/<name>;
+    brier = mean (q - c)^2 where responses state a confidence q (the part "confidence") and c is 1 for right, else 0.
     Raises ArgumentError when some k exceeds the samples drawn of an item.
     """
     values: dict[str, list[float]] = {}
@@ -145,6 +146,9 @@ def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Fl
     values["reward"] = [_mean(i.value) for i in items]
     values["length"] = [_mean(i.length) for i in items]
     values["truncated"] = [_mean(i.truncated) for i in items]
+    stated = [_stated(i) for i in items]
+    if any(len(q) for q, _ in stated):
+        values["brier"] = [_mean((q - c) ** 2) for q, c in stated]
     for name in sorted({name for i in items for name in i.parts}):
         values[f"parts/{name}"] = [_mean(i.parts.get(name, np.zeros(0))) for i in items]
     return {name: np.array(v, dtype=np.float64) for name, v in values.items()}
@@ -172,8 +176,73 @@ def estimates(groups: Sequence[Group], ks: Sequence[int] = (1,)) -> dict[str, Es
     items = items_of(groups)
     values = item_values(items, ks)
     found = {name: mean_interval(x[~np.isnan(x)]) for name, x in values.items() if np.sum(~np.isnan(x)) >= 2}
+    found |= calibration(items)
     failed = float(sum(i.drawn - len(i.right) for i in items))
     return {**found, "failed": Estimate(failed, failed, failed)}
+
+
+def _stated(item: Item) -> tuple[Floats, Floats]:
+    """Confidences in [0, 1] and verdicts (1 right, 0 wrong) of the samples that state one; truncated ones do not."""
+    q = item.parts.get("confidence", np.full(len(item.right), np.nan))
+    kept = ~np.isnan(q) & ~item.truncated
+    return q[kept], item.right[kept].astype(np.float64)
+
+
+def calibration(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Of samples that state a confidence, pooled over items: ece and auroc (where there are right and wrong ones), and
+    weighted_vote. Intervals: jackknife over items, with Student's quantile."""
+    stated = [_stated(i) for i in items]
+    if sum(len(q) > 0 for q, _ in stated) < 2:
+        return {}
+    found = {}
+    for name, f in (("ece", ece), ("auroc", auroc)):
+        one_out = [f(*_pool(stated[:i] + stated[i + 1 :])) for i in range(len(stated))]
+        value = f(*_pool(stated))
+        if not np.isnan([value, *one_out]).any():
+            found[name] = jackknife_interval(value, np.array(one_out))
+    votes = [weighted_vote(i) for i in items if len(i.right)]
+    return found | ({"weighted_vote": mean_interval(np.array(votes))} if len(votes) >= 2 else {})
+
+
+def _pool(stated: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    return np.concatenate([q for q, _ in stated]), np.concatenate([c for _, c in stated])
+
+
+def ece(q: Floats, c: Floats, bins: int = 10) -> float:
+    """Expected calibration error: sum over bins b of equal width of n_b / n |mean c - mean q|. Guo et al. 2017."""
+    bin_of = np.minimum((q * bins + 1e-9).astype(int), bins - 1)
+    gaps = [abs(float((c - q)[bin_of == b].sum())) for b in range(bins)]
+    return sum(gaps) / len(q) if len(q) else float("nan")
+
+
+def auroc(q: Floats, c: Floats) -> float:
+    """Chance that a right sample states more than a wrong one, ties counting half. NaN without both."""
+    right = int(c.sum())
+    wrong = len(c) - right
+    if not right or not wrong:
+        return float("nan")
+    ranks = stats.rankdata(q)
+    return float((ranks[c == 1].sum() - right * (right + 1) / 2) / (right * wrong))
+
+
+def weighted_vote(item: Item) -> float:
+    """Whether the answer with the largest sum of confidences is right; a tie counts its expectation, no answer 0."""
+    q = item.parts.get("confidence", np.zeros(len(item.right)))
+    weights: dict[str, float] = {}
+    for answer, weight in zip(item.answers, np.nan_to_num(q), strict=True):
+        if answer is not None:
+            weights[answer] = weights.get(answer, 0.0) + float(weight)
+    top = [a for a, w in weights.items() if w == max(weights.values())]
+    rates = [item.right[[b == a for b in item.answers]].mean() for a in top]
+    return float(np.mean(rates)) if rates else 0.0
+
+
+def jackknife_interval(value: float, one_out: Floats, level: float = 0.95) -> Estimate:
+    """A statistic in [0, 1] with its values when one item each is left out ``[items]`` (Efron and Stein 1981)."""
+    n = len(one_out)
+    error = float(np.sqrt((n - 1) / n * np.square(one_out - one_out.mean()).sum()))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0))
 
 
 def mean_interval(x: Floats, level: float = 0.95) -> Estimate:

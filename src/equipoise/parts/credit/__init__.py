@@ -2,6 +2,7 @@
 
 from equipoise.parts.credit.asymmetry import ease_kl, press_long_wrong
 from equipoise.parts.credit.baselines import by_outcome, center, leave_one_out, subtract, subtract_running_mean
+from equipoise.parts.credit.calibration import Form, add_brier
 from equipoise.parts.credit.critic import advantages, gae, returns
 from equipoise.parts.credit.densities import beta_shape, divide_by_density, inverse_density
 from equipoise.parts.credit.filters import keep_mixed, mask_truncated
@@ -12,8 +13,10 @@ from equipoise.parts.credit.shaping import penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
 
 __all__ = [
+    "Form",
     "Kept",
     "Pool",
+    "add_brier",
     "advantages",
     "beta_shape",
     "by_outcome",
