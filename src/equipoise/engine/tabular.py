@@ -225,7 +225,7 @@ class TabularEngine:
     ) -> tuple[dict[str, tuple[float, float]], list[TokenNotes]]:
         metrics: dict[str, tuple[float, float]] = {}
         notes: list[TokenNotes] = []
-        for part in self._micro(groups):
+        for part in [list(groups)] if objective.scope == "batch" else self._micro(groups):
             batch = flatten(part, totals, torch.device("cpu"), torch.float64)
             out = self._outputs(part, self.weights, reductions(objective.needs))
             loss = objective.loss(out, batch)
