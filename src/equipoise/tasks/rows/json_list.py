@@ -31,7 +31,7 @@ class ListRows(JsonRows):
         at = 0
         try:
             for begin, end, value in elements(text):
-                byte += len(text[at:begin].encode())
+                byte += begin - at  # spaces and a comma: a byte each
                 at, size = end, len(text[begin:end].encode())
                 self.seen += 1
                 if self._fits(value, size, text[begin:end], faults):
