@@ -33,6 +33,11 @@ def verify(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
     return scores
 
 
+def steps(prompt: Prompt, text: str) -> list[tuple[int, int, bool]]:
+    """Each token is a step, right if it is the prompt's."""
+    return [(2 * k, 2 * k + 1, token == wanted(prompt)) for k, token in enumerate(text.split())]
+
+
 TASK = Task(
     "toy",
     "Begin with the right token.",
@@ -41,11 +46,18 @@ TASK = Task(
     "toy-1",
     verify=verify,
     demonstrate=lambda p: f"{wanted(p)} 1",
+    steps=steps,
 )
 
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
     "bnpo": {"lr": 8.0},  # a narrow density makes advantages small
+    "copg": {"lr": 4.0},  # a log of the start policy, read four times
+    "shiq": {"lr": 4.0},
+    "dqo": {"lr": 4.0, "beta": 0.1},
+    "bcpg_nsa": {"lr": 4.0},
+    "a_star_po": {"lr": 4.0},
+    "rrhf_code": {"rank": 10.0},
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from equipoise.budget import Budget
 from equipoise.errors import ArgumentError
 from equipoise.protocols import Part
-from equipoise.types import ModelInfo, Objective
+from equipoise.types import Adjust, ModelInfo, Objective
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method, ready to run. ``budget`` holds when the user gives none."""
+    """A method, ready to run. ``budget`` holds when the user gives none. ``adjust``: how its policy is decoded where it
+    is evaluated, if the logits are not all there is to it."""
 
     name: str
     stages: Sequence[Stage]
     budget: Budget
+    adjust: Adjust | None = None
 
     def __post_init__(self) -> None:
         ends = [stage.until for stage in self.stages]
@@ -180,6 +182,7 @@ class Recipe:
         """Of the engine: outputs and named policies."""
         mixed = {f"policy:{name}" for stage in self.stages for e in stage.events for name in (e.into, *e.weights)}
         asked = frozenset().union(*(s.needs for stage in self.stages for s in stage.streams))
+        asked |= self.adjust.needs if self.adjust else frozenset()
         return asked | (mixed - {"policy:current"})
 
     @property
@@ -196,6 +199,7 @@ _PROVIDERS = {
     "note:value": "credit.gae",
     "note:pass_rate": "credit.pass_rate",
     "note:right": "credit.pass_rate",
+    "note:spared": "credit.spare_right_steps",
     "note:kl_weight": "credit.ease_kl",
 }
 

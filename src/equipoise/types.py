@@ -164,6 +164,7 @@ class Objective:
     scope: Scope = "response"
     silent: bool = False
     totals: Mapping[str, Callable[[Group], float]] = field(default_factory=dict)
+    frozen: bool = False  # only heads learn: the model is read without gradient
 
     def __add__(self, other: Objective) -> Objective:
         if other.loss is _nothing:
@@ -176,6 +177,7 @@ class Objective:
             scope=max(self.scope, other.scope, key=("response", "group", "batch").index),
             silent=self.silent and other.silent,
             totals={**self.totals, **other.totals},
+            frozen=self.frozen and other.frozen,
         )
 
     def __rmul__(self, weight: float) -> Objective:
@@ -190,6 +192,7 @@ class Objective:
             scope=self.scope,
             silent=self.silent,
             totals=self.totals,
+            frozen=self.frozen,
         )
 
 
@@ -206,14 +209,37 @@ def _nothing(out: Outputs, batch: Batch) -> Loss:
 
 
 @dataclass(frozen=True)
+class Adjust:
+    """A change of the logits at every decoding step, before the temperature: a decoder of kind ``logits``.
+
+    ``run``: logits [B, V] in nats and heads (name -> [B, K], read at the same place) -> logits [B, V]. ``needs``:
+    "head:<name>". ``name`` tells one from another in the record: it becomes the responses' origin.
+    """
+
+    name: str
+    run: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    needs: frozenset[str] = frozenset()
+
+
+def columns(head: str, vocabulary: int) -> int:
+    """Columns of a head by its name: "value" 1, "x[8]" 8, "x[V]" one for each entry of the vocabulary. Of the last, an
+    objective is given the column of the token that came next, [T, 1], and an adjustment all of them."""
+    width = head[head.index("[") + 1 : -1] if head.endswith("]") and "[" in head else "1"
+    return vocabulary if width == "V" else int(width)
+
+
+@dataclass(frozen=True)
 class Decoder:
-    """How to sample. Training uses temperature only, because the policy that is trained is the one that sampled."""
+    """How to sample. Training uses temperature only, because the policy that is trained is the one that sampled.
+
+    Behaviour log-probs are recorded from what is drawn from, after ``adjust`` and temperature."""
 
     max_new_tokens: int
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: all
     stop: tuple[str, ...] = ()  # stop sequences, besides the model's end tokens
+    adjust: Adjust | None = None
 
 
 @dataclass(frozen=True)
@@ -281,6 +307,7 @@ class Task:
     """Prompts, splits and verifier side by side. Splits are disjoint by hash of the normalised prompt.
 
     ``verify``: texts -> scores, one per (prompt, text). ``demonstrate``: a right reply. ``pair``: (preferred, other).
+    ``steps``: the steps of a reply: first character, one past the last, whether it is right given those before it.
     """
 
     name: str  # as on the command line
@@ -291,6 +318,7 @@ class Task:
     verify: Callable[[Sequence[Prompt], Sequence[str]], list[Score]] | None = None
     demonstrate: Callable[[Prompt], Reply | None] | None = None
     pair: Callable[[Prompt], tuple[Reply, Reply] | None] | None = None
+    steps: Callable[[Prompt, str], Sequence[tuple[int, int, bool]]] | None = None
     close: Callable[[], None] | None = None  # releases verifier processes
 
 

@@ -32,6 +32,7 @@ def task(difficulty: int = 3, train: int = 4000, validation: int = 200, test: in
         max_new_tokens=10 * difficulty + 6,
         sizes={"train": train, "validation": validation, "test": test},
         knobs={"difficulty": difficulty},
+        steps=steps,
     )
 
 
@@ -43,6 +44,14 @@ def demonstrate(prompt: Prompt) -> str:
         work.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         carry = total // 10
     return f"{', '.join(work)}: {prompt.answer}"
+
+
+def steps(prompt: Prompt, text: str) -> list[tuple[int, int, bool]]:
+    """A column of the scratch work is right where it is the demonstration's, carry included: after an error only
+    columns that no longer depend on it are. The answer is the last step."""
+    wanted = re.split(r", |: ", demonstrate(prompt))
+    said = [m.span() for m in re.finditer(r"[^,:\s]+", text)]
+    return [(a, b, k < len(wanted) and text[a:b] == wanted[k]) for k, (a, b) in enumerate(said)]
 
 
 def verify(prompt: Prompt, text: str) -> Score:

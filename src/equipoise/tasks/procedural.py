@@ -22,6 +22,7 @@ def build(
     max_new_tokens: int,
     sizes: Mapping[str, int],
     knobs: Mapping[str, object],
+    steps: Callable[[Prompt, str], Sequence[tuple[int, int, bool]]] | None = None,
 ) -> Task:
     """A task from a generator of prompts, a verifier of one reply and a writer of right ones."""
     for split, size in sizes.items():
@@ -39,6 +40,7 @@ def build(
         fingerprint=fingerprint(name, 1, sorted(knobs.items()), sorted(sizes.items())),
         verify=verdicts,
         demonstrate=demonstrate,
+        steps=steps,
     )
 
 

@@ -1,5 +1,6 @@
 """From scores to advantages. Statistics leave out failed verdicts; groups of equal scores get exactly 0."""
 
+from equipoise.parts.credit.acceptance import acceptance
 from equipoise.parts.credit.asymmetry import ease_kl, press_long_wrong
 from equipoise.parts.credit.baselines import by_outcome, center, leave_one_out, subtract, subtract_running_mean
 from equipoise.parts.credit.calibration import Form, add_brier
@@ -11,11 +12,14 @@ from equipoise.parts.credit.ranks import Kept, explained, keep_one_of_each, keep
 from equipoise.parts.credit.scales import divide_by_std, whiten
 from equipoise.parts.credit.shaping import penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
+from equipoise.parts.credit.steps import spare_right_steps
+from equipoise.parts.credit.tilted import posterior_weights, subtract_soft_value
 
 __all__ = [
     "Form",
     "Kept",
     "Pool",
+    "acceptance",
     "add_brier",
     "advantages",
     "beta_shape",
@@ -38,11 +42,14 @@ __all__ = [
     "penalise_likely",
     "per_response",
     "pooled",
+    "posterior_weights",
     "press_long_wrong",
     "returns",
+    "spare_right_steps",
     "subtract",
     "subtract_kl",
     "subtract_running_mean",
+    "subtract_soft_value",
     "token_values",
     "untrained",
     "values",

@@ -9,8 +9,15 @@ from equipoise.parts.objectives.critic import value_error
 from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
 from equipoise.parts.objectives.imitation import likelihood
 from equipoise.parts.objectives.over import Over
-from equipoise.parts.objectives.pairs import preference
+from equipoise.parts.objectives.pairs import preference, ranked
 from equipoise.parts.objectives.policy import clipped, implicit_negative, reweighted, score_function
+from equipoise.parts.objectives.residuals import (
+    logit_residual,
+    pairwise_residual,
+    residual,
+    residual_gradient,
+    value_residual,
+)
 
 __all__ = [
     "Estimator",
@@ -21,9 +28,15 @@ __all__ = [
     "keep_within",
     "kl",
     "likelihood",
+    "logit_residual",
+    "pairwise_residual",
     "preference",
+    "ranked",
+    "residual",
+    "residual_gradient",
     "reweighted",
     "score_function",
     "separate",
     "value_error",
+    "value_residual",
 ]

@@ -40,3 +40,25 @@ def preference(beta: float, policy: str = "start", per_token: bool = False) -> O
         needs=frozenset({f"logp:{policy}"}),
         scope="group",
     )
+
+
+def ranked(weight: float, length: float = 1.0) -> Objective:
+    """weight * sum over pairs of a group with r_i > r_j of max(0, s_j - s_i), s_i = sum_t log pi(y_it) / |y_i|^length,
+    less the mean token log-prob of the response with the highest score (the first of them); mean over groups. RRHF,
+    2304.05302. Ties say nothing."""
+    if weight < 0:
+        raise ArgumentError(f"weight={weight:g}: of the ranking term; expected at least 0")
+
+    def loss(out: Outputs, batch: Batch) -> Loss:
+        whole = batch.per_response(out.logp)
+        s, mean, r, of = whole / batch.lengths**length, whole / batch.lengths, batch.reward, batch.group
+        better = (of[:, None] == of[None, :]) & (r[:, None] > r[None, :])
+        gap = (s[None, :] - s[:, None]).clamp(min=0.0) * better
+        first = [int((r * 1.0).masked_fill(of != g, -float("inf")).argmax()) for g in range(batch.groups)]
+        per_group = weight * batch.per_group(gap.sum(1)) - mean[first]
+        wrong = ((gap.detach() > 0).to(s.dtype).sum(), better.to(s.dtype).sum())
+        return Loss(per_group / max(batch.totals.groups, 1), {"misranked": wrong})
+
+    s_of = f"s = log pi(y)/|y|^{length:g}"
+    formula = f"{weight:g} sum_(r_i > r_j) max(0, s_j - s_i) - mean_t log pi_t of the best, {s_of}"
+    return Objective(loss, formula, "groups of the step", needs=frozenset({"scores"}), scope="group")

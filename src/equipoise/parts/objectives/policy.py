@@ -20,16 +20,20 @@ from equipoise.parts.objectives.over import (
 from equipoise.types import Batch, Loss, Objective, Outputs
 
 
-def score_function() -> Objective:
-    """-A_i sum_t log pi(y_it), mean over responses: a sequence is one action, never divided by its length."""
+def score_function(over: Literal["response", "group"] = "response") -> Objective:
+    """-A_i sum_t log pi(y_it), mean over responses, or over groups of their sum: a sequence is one action, never
+    divided by its length."""
+    if over not in ("response", "group"):
+        raise ArgumentError(f"over={over!r}: expected 'response' or 'group'")
 
     def loss(out: Outputs, batch: Batch) -> Loss:
         # Off-policy (several updates) the ratio of whole sequences weighs the gradient; on the first update it is 1.
         whole = batch.per_response(log_ratio(out, batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         a = batch.per_response(batch.advantage) / batch.lengths
-        return Loss(batch.per_group(-a * whole.exp()) / max(batch.totals.responses, 1))
+        n = batch.totals.responses if over == "response" else batch.totals.groups
+        return Loss(batch.per_group(-a * whole.exp()) / max(n, 1))
 
-    return Objective(loss, "-A_i prod_t rho_it", "responses of the step", needs=frozenset({"advantage"}), silent=True)
+    return Objective(loss, "-A_i prod_t rho_it", f"{over}s of the step", needs=frozenset({"advantage"}), silent=True)
 
 
 def clipped(
@@ -105,5 +109,5 @@ def implicit_negative(over: Over, floor: float = 1.0, weight: Literal["equal", "
         loss,
         f"w(q) [right: -log rho_t; wrong: -log((1 - q rho_t)/(1 - q)), floor {floor:g}], w: {weight}",
         denominator(over),
-        needs=frozenset({"note:pass_rate"}),
+        needs=frozenset({"note:pass_rate", "note:right"}),
     )

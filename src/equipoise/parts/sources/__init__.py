@@ -6,7 +6,20 @@ Its state is how many items it has drawn; the order is a permutation of the spli
 
 from equipoise.parts.sources.draws import take
 from equipoise.parts.sources.given import demonstrations, pairs
+from equipoise.parts.sources.memories import prompts_of, remembered
 from equipoise.parts.sources.rollouts import refill, sampled
-from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored
+from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored, whole_groups
 
-__all__ = ["demonstrations", "pairs", "refill", "right_answers", "right_wrong_pairs", "sampled", "stored", "take"]
+__all__ = [
+    "demonstrations",
+    "pairs",
+    "prompts_of",
+    "refill",
+    "remembered",
+    "right_answers",
+    "right_wrong_pairs",
+    "sampled",
+    "stored",
+    "take",
+    "whole_groups",
+]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from equipoise.errors import ArgumentError
 from equipoise.parts.sources.draws import positive, take, train_split
 from equipoise.protocols import Context, Part, State
-from equipoise.types import Decoder, Group, Task
+from equipoise.types import Decoder, Group, Prompt, Task
 
 
-def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) -> Part:
-    """``samples`` responses of the current policy to each of ``prompts`` training prompts.
+def sampled(
+    task: Task,
+    prompts: int,
+    samples: int,
+    temperature: float = 1.0,
+    *,
+    policy: str = "current",
+    among: Callable[[Context], Sequence[Prompt]] | None = None,
+) -> Part:
+    """``samples`` responses of a policy, the current one by default, to each of ``prompts`` training prompts.
+    ``among``: the prompts to draw from, instead of the whole split.
 
     Truncating samplers have no place here: the policy that is trained must be the one that sampled."""
     positive(prompts=prompts, samples=samples)
@@ -19,18 +30,19 @@ def sampled(task: Task, prompts: int, samples: int, temperature: float = 1.0) ->
     split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        start = state or 0
-        drawn = [ctx.engine.encode(split[i]) for i in take(ctx, len(split), prompts, start)]
+        start, pool = state or 0, split if among is None else among(ctx)
+        drawn = [ctx.engine.encode(pool[i]) for i in take(ctx, len(pool), prompts, start)] if len(pool) else []
         fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, task.max_new_tokens, True) for p in drawn])
         keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
-        new = ctx.engine.sample(drawn[:fits], samples, decoder, keys) if fits else []
+        new = ctx.engine.sample(drawn[:fits], samples, decoder, keys, policy) if fits else []
         return [*groups, *new], start + fits
 
+    needs = frozenset[str]() if policy == "current" else frozenset({f"policy:{policy}"})
     sizes = {"prompts": prompts, "samples": samples, "tokens": task.max_new_tokens}
     gives = frozenset({"prompts", "responses"})
-    return Part(
-        f"sampled({prompts} x {samples})", run, gives=gives, spends=frozenset({"generated_tokens"}), sizes=sizes
-    )
+    who = "" if policy == "current" else f" by {policy}"
+    name = f"sampled({prompts} x {samples}{who})"
+    return Part(name, run, needs, gives, frozenset({"generated_tokens"}), sizes)
 
 
 def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from equipoise.parts.sources.draws import cost, positive, take
 from equipoise.protocols import Context, Part, State
-from equipoise.types import Group
+from equipoise.types import FAILED, Group
 
 Select = Callable[[Sequence[Group]], list[Group]]
 
@@ -25,6 +25,16 @@ def stored(name: str, select: Select, size: int, epochs: int) -> Part:
 
     gives = frozenset({"prompts", "responses", "scores"})
     return Part(f"stored({name}, {size})", run, gives=gives, sizes={"groups": size, "passes": epochs})
+
+
+def whole_groups(mixed: bool = False) -> Select:
+    """The groups as they were stored; with ``mixed`` those whose verdicts differ in value."""
+
+    def select(groups: Sequence[Group]) -> list[Group]:
+        scores = [{s.value for s in g.scores if s.status not in FAILED} for g in groups]
+        return [g for g, mine in zip(groups, scores, strict=True) if len(mine) > mixed]
+
+    return select
 
 
 def right_answers(cap: int) -> Select:
