@@ -189,7 +189,7 @@ def test_interrupted_ends_after_the_step_and_can_go_on(run: Path, tmp_path: Path
     wait_for_lines(process, out, 3)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[0].decode()
-    assert process.returncode == 0, said
+    assert process.returncode == 130, said
     assert f"equipoiseresume{out}" in "".join(said.split()) and not (out / "final.json").exists()
     assert (out / "report.html").exists()
     last = lines(out)[-1]["step"]

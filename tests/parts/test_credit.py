@@ -112,3 +112,18 @@ def test_keeping_mixed_groups_hands_on_what_it_drops() -> None:
     groups = [group([1.0, 1.0]), group([1.0, 0.0]), group([0.0, 0.0])]
     kept, _ = credit.keep_mixed()(ctx, groups, None)
     assert kept == [groups[1]] and ctx.dropped == [groups[0], groups[2]]
+
+
+def test_keep_mixed_by_status_is_blind_to_grades() -> None:
+    """NFT knows right and wrong: wrong answers of different grades are one kind, and right ones count as right."""
+    ctx = dataclasses.make_dataclass("Ctx", ["dropped"])([])
+    graded = dataclasses.replace(
+        group([0.0, 0.0]), scores=(Score(0.2, "wrong"), Score(0.5, "wrong"))
+    )  # differing rewards, nothing right
+    mixed = dataclasses.replace(group([0.0, 0.0]), scores=(Score(0.7, "right"), Score(0.7, "wrong")))
+    both = chain(credit.keep_mixed("status"), credit.pass_rate())
+    (kept,), _ = both(ctx, [graded, mixed], None)
+    assert ctx.dropped == [graded]
+    assert kept.notes["pass_rate"].values[0].tolist() == [0.5, 0.5] and kept.notes["right"].values[0].tolist() == [1, 0]
+    with pytest.raises(ArgumentError, match="'value' or 'status'"):
+        credit.keep_mixed("reward")  # type: ignore[arg-type]

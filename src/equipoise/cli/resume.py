@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from equipoise.cli import options
+from equipoise.cli import EXIT_INTERRUPTED, options, train
 from equipoise.cli.options import Flag
 
 
@@ -22,30 +21,24 @@ def main(args: Sequence[str]) -> int:
     from equipoise.trial.runner import is_trial, resume
 
     if is_trial(folder):
-        resume(folder, v["jobs"])
-        return conclude(folder)
+        return conclude(folder, resume(folder, v["jobs"]).interrupted)
     from equipoise.cli import show
-    from equipoise.job.job import run_job, saved
-    from equipoise.report import report_run
+    from equipoise.job.job import saved
 
     s = saved(folder)
-    s = replace(s, allow=(*s.allow, *v["allow"]))
     if (folder / "final.json").exists():
         print(f"{folder} is finished.")
-    else:
-        with show.Board(sys.stderr) as board:
-            run_job(s.json(), folder, board.hear)
-        report_run(folder)
-    show.outcome(folder)
-    return 0
+        show.outcome(folder)
+        return 0
+    return train.follow(replace(s, allow=(*s.allow, *v["allow"])), folder)
 
 
-def conclude(folder: Path) -> int:
-    """Write the reports of a trial and of its runs, and say where the trial's is."""
+def conclude(folder: Path, interrupted: bool) -> int:
+    """Write the reports of a trial and of its runs, and say where the trial's is; returns the exit status."""
     from equipoise.report import report_run, report_trial
 
     for run in sorted(folder.glob("*-s*/final.json")):
         report_run(run.parent)
     if (folder / "result.json").exists():
         print(f"report: {report_trial(folder)}")
-    return 0
+    return EXIT_INTERRUPTED if interrupted else 0

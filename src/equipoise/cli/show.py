@@ -68,7 +68,7 @@ class Board:
         elif event["event"] == "reading":
             self._move(event["what"], event["done"], event["total"], "")
         elif event["event"] == "test":
-            self._move("test", event["done"], event["total"], "")
+            self._move(f"test, {event['of']}" if "of" in event else "test", event["done"], event["total"], "")
         else:
             shown = {"reward": "reward", "nll": "nll", "eval/pass@1": "validation", "mismatch_max": "mismatch"}
             numbers = "  ".join(f"{label} {event[name]:.3g}" for name, label in shown.items() if name in event)
@@ -148,11 +148,13 @@ def outcome(out: Path) -> None:
     if not path.exists():
         return
     final = json.loads(path.read_text())
-    table = Table(title=f"{final['method']} on {final['task']}: {final['stopped']}")
+    test = final["test"]
+    held_out = f"{test['items']} test items x {test['samples']} samples; [95% intervals]"
+    table = Table(title=f"{final['method']} on {final['task']}: {final['stopped']}", caption=escape(held_out))
     for name in ("test metric", "start model", "trained"):
         table.add_column(name)
     before = (final["start"] or {}).get("metrics", {})
-    for name, value in final["test"]["metrics"].items():
+    for name, value in test["metrics"].items():
         table.add_row(name, estimate(before[name]) if name in before else "", estimate(value))
     console.print(table)
     total = final["spent_on"]["total"]
@@ -164,4 +166,5 @@ def outcome(out: Path) -> None:
         f"spent: {spent}, {show(total['labels'])} labels, {total['seconds']:.0f} s   (FLOPs: {by})", highlight=False
     )
     left = ", ".join(f"{show(v)} {u.replace('_', ' ')}" for u, v in final["unspent"].items())
+    left += ", less than one more step may cost" if final["stopped"] == "budget spent" else ""
     console.print(f"unspent: {left}\nmodel: {out / 'model'}\nreport: {out / 'report.html'}", highlight=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import recipes
-from equipoise.cli import options
+from equipoise.cli import EXIT_INTERRUPTED, options
 from equipoise.cli.options import Flag
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError
@@ -130,12 +130,24 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
 
         show.plan(prepare(s), out)
         return 0
+    return follow(s, out)
+
+
+def follow(s: Settings, out: Path) -> int:
+    """Run, or go on, under the eyes of a user; returns the exit status. Ctrl-C anywhere says how to go on."""
+    from equipoise.cli import show
     from equipoise.job.job import run_job
+    from equipoise.record.folder import Folder
     from equipoise.report import report_run
 
     with show.Board(sys.stderr) as board:
         board.say(f"run directory: {out}")
-        run_job(s.json(), out, board.hear)
+        try:
+            run_job(s.json(), out, board.hear)
+        except KeyboardInterrupt:
+            if (out / "run.toml").exists():
+                board.say(f"stopped at once; go on with: equipoise resume {out}")
+            raise
     report_run(out)
     show.outcome(out)
-    return 0
+    return 0 if Folder(out).finished else EXIT_INTERRUPTED

@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> int:
     out = Path(v["out"] or f"runs/trial-{v['task'].replace(':', '-').replace('/', '-')}-{model.replace('/', '-')}")
     test = TestSettings(v["test.items"], v["test.samples"], start=False)
     rest = {k: asdict(x) if k in ("eval", "prices", "optimiser") else x for k, x in shared.items()}
-    trial(
+    done = trial(
         [ArmSpec(m, changed[m]) for m in methods],
         v["task"],
         model,
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
         options={**rest, "knobs": knobs, "test": asdict(test)},
         metric=v["metric"],
     )
-    return conclude(out)
+    return conclude(out, done.interrupted)
 
 
 def _changed(flags: Sequence[Flag], values: dict[str, object], prefix: str) -> dict[str, object]:

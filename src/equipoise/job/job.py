@@ -228,7 +228,16 @@ def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
         if only_start:
             _finish(prepared, folder, "not trained", Ledger(prepared.budget), report, start=False)
         else:
+            report({"event": "say", "text": _begun(prepared)})
             _train(prepared, folder, report, stack)
+
+
+def _begun(p: Prepared) -> str:
+    """The budget in force and how often it pays for an evaluation."""
+    own = "" if p.settings.budget.limits() else f" ({p.recipe.name}'s own: none was given)"
+    rare = " (the budget pays for no more; --eval.points asks for them)" if p.settings.eval.points is None else ""
+    often = f"{p.points} evaluations on the way{rare if p.points < EVAL_POINTS else ''}"
+    return f"budget: {p.budget}{own}; {often}"
 
 
 def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> None:
@@ -238,46 +247,40 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
         _test(p, folder, "start", report)
     ledger = Ledger(p.budget, s.prices, stack.enter_context((folder / "ledger.jsonl").open("a")))
     track = open_tracker(s.track, folder.path.name, folder.path, s.json())
-    stop = stack.enter_context(interruptible(report))
 
     def heard(event: Mapping[str, Any]) -> None:
         report(event)
-        if event["event"] != "step":
-            return
-        numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and k not in ("event", "step")}
-        track(numbers, int(event["step"]))
+        if event["event"] == "step":
+            numbers = {k: v for k, v in event.items() if isinstance(v, (int, float)) and k not in ("event", "step")}
+            track(numbers, int(event["step"]))
 
-    schedule = Schedule(p.points, p.evaluation, lambda key: _validate(p, key)) if p.points else None
-    loop = Loop(
-        p.recipe,
-        p.engine,
-        ledger,
-        folder,
-        s.seed,
-        evaluation=schedule,
-        report=heard,
-        stop=stop,
-        checkpoint_s=s.checkpoint_s,
-    )
-    if any((folder / "checkpoints").glob("step-*[0-9]")):
-        loop.restore()
-        ledger.book_lost(journalled(folder / "ledger.jsonl")[0])
-        report({"event": "say", "text": f"going on from step {loop.at.step}"})
-        ledger.start_clock()
-    else:
-        folder.rewind(-1)
-        ledger.book_lost(journalled(folder / "ledger.jsonl")[0])
-        ledger.start_clock()
-        _preflight(p, folder, ledger, report)
-    reason = loop.run()
+    with interruptible(report) as stop:  # the final test is left at once: it begins anew in a resume
+        loop = _loop(p, folder, ledger, heard, stop)
+        if not loop.at.opened:
+            _preflight(p, folder, ledger, report)
+        reason = loop.run()
     ledger.stop_clock()
     folder.write_json("spent.json", ledger.report())
     if reason == "interrupted":
-        report(
-            {"event": "say", "text": f"stopped after step {loop.at.step}; go on with: equipoise resume {folder.path}"}
-        )
+        again = f"equipoise resume {folder.path}"
+        report({"event": "say", "text": f"stopped after step {loop.at.step}; go on with: {again}"})
         return
     _finish(p, folder, reason, ledger, report, start=s.test.start)
+
+
+def _loop(p: Prepared, folder: Folder, ledger: Ledger, report: Report, stop: Callable[[], bool]) -> Loop:
+    """The loop at the start, or as the last checkpoint left it; the clock of the budget runs from here."""
+    schedule = Schedule(p.points, p.evaluation, lambda key: _validate(p, key)) if p.points else None
+    options: dict[str, Any] = {"evaluation": schedule, "report": report, "stop": stop}
+    loop = Loop(p.recipe, p.engine, ledger, folder, p.settings.seed, **options, checkpoint_s=p.settings.checkpoint_s)
+    if any((folder / "checkpoints").glob("step-*[0-9]")):
+        loop.restore()
+        report({"event": "say", "text": f"going on from step {loop.at.step}"})
+    else:
+        folder.rewind(-1)
+    ledger.book_lost(journalled(folder / "ledger.jsonl")[0])
+    ledger.start_clock()
+    return loop
 
 
 def _preflight(p: Prepared, folder: Folder, ledger: Ledger, report: Report) -> None:
@@ -291,9 +294,11 @@ def _preflight(p: Prepared, folder: Folder, ledger: Ledger, report: Report) -> N
             f"the budget ({p.budget}) does not pay for the preflight on {preflight.PROMPTS} prompts. Raise it, or "
             "leave the preflight out with --no-preflight."
         )
+    knobs = {f"task.{flag(name)}" for name in tasks.signature(p.settings.task)}
+    flags = knobs | set(recipes.method(p.settings.method).arguments)
     before = p.engine.spent()
     groups, faults = preflight.preflight(
-        p.recipe, p.task, p.engine, Key((p.settings.seed,)), lambda groups: judge(p.task, groups)
+        p.recipe, p.task, p.engine, Key((p.settings.seed,)), lambda groups: judge(p.task, groups), flags
     )
     ledger.settle({"preflight": p.engine.spent() - before})
     rollouts.write(
@@ -313,11 +318,11 @@ def _validate(p: Prepared, key: Key) -> dict[str, float]:
     return numbers
 
 
-def _test(p: Prepared, folder: Folder, name: str, report: Report) -> dict[str, Any]:
+def _test(p: Prepared, folder: Folder, name: str, report: Report, trained: bool = False) -> dict[str, Any]:
     """Evaluate on the test split, not charged; the same keys for every method and seed, so that arms are paired."""
     from equipoise.evaluate import evaluate, write
 
-    t = p.settings.test
+    t, of = p.settings.test, "trained" if trained else "start"
     found = evaluate(
         p.engine,
         p.task,
@@ -326,7 +331,7 @@ def _test(p: Prepared, folder: Folder, name: str, report: Report) -> dict[str, A
         t.samples,
         Key((p.settings.seed, "test")),
         ks=sorted({1, t.samples}),
-        on_progress=lambda done, total: report({"event": "test", "done": done, "total": total}),
+        on_progress=lambda done, total: report({"event": "test", "of": of, "done": done, "total": total}),
     )
     write(found.groups, folder / "evaluation" / f"{name}.parquet")
     folder.write_json(f"evaluation/{name}.json", found.json())
@@ -339,7 +344,7 @@ def _finish(p: Prepared, folder: Folder, reason: str, ledger: Ledger, report: Re
     if trained:
         p.engine.export(folder / "model")
     report({"event": "say", "text": "testing" + (" the trained model" if trained else " the start model")})
-    test = _test(p, folder, "test", report)
+    test = _test(p, folder, "test", report, trained)
     before = _read_json(folder / "evaluation" / "start.json") if start else None
     spent = {**amounts(ledger.spent, s.prices), "labels": dict(ledger.spent.labels)}
     folder.write_json(

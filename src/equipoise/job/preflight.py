@@ -5,19 +5,23 @@ Each fault has a name, with which it can be allowed: truncated, unparsed, equal,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from equipoise.errors import PreflightStop, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import Engine
 from equipoise.recipe import Recipe
-from equipoise.types import FAILED, Cost, Decoder, Group, Task
+from equipoise.types import FAILED, Cost, Decoder, Group, Prompt, Reply, Response, Score, Task
 
 PROMPTS = 8
 SHARE = 0.9
 FAULTS = ("truncated", "unparsed", "equal", "no_eos")
 ALLOWED = (*FAULTS, "world")  # world: resume under other threads or versions
+GIVEN = {"demonstrations": "demonstration", "pairs": "reply of a pair"}
+
+Fault = tuple[str, str]  # its name; its cause and how to mend it
+Scored = Sequence[tuple[Response, Score]]
 
 
 def samples_of(recipe: Recipe) -> int:
@@ -34,76 +38,98 @@ def bounds(recipe: Recipe, task: Task, engine: Engine) -> list[Cost]:
 
 
 def preflight(
-    recipe: Recipe, task: Task, engine: Engine, key: Key, judge: Callable[[list[Group]], list[Group]]
-) -> tuple[list[Group], list[tuple[str, str]]]:
-    """Sample and score the first training prompts, look at demonstrations: the groups, and (fault, cause and fix)."""
+    recipe: Recipe,
+    task: Task,
+    engine: Engine,
+    key: Key,
+    judge: Callable[[list[Group]], list[Group]],
+    flags: Collection[str] = (),
+) -> tuple[list[Group], list[Fault]]:
+    """Sample and score the first training prompts, look at given replies: the groups, and what is wrong.
+
+    ``flags``: what the method and the task can be told; no other is advised."""
     n = samples_of(recipe)
     groups: list[Group] = []
     if n:
         prompts = [engine.encode(p) for p in task.splits["train"][:PROMPTS]]
         keys = [key / "preflight" / i for i in range(len(prompts))]
         groups = judge(engine.sample(prompts, n, Decoder(task.max_new_tokens), keys))
-    return groups, _sampled_faults(groups, task) + _demonstration_faults(recipe, task, engine)
+    return groups, _sampled_faults(groups, task, flags) + _given_faults(recipe, task, engine)
 
 
-def _sampled_faults(groups: list[Group], task: Task) -> list[tuple[str, str]]:
+def _sampled_faults(groups: list[Group], task: Task, flags: Collection[str]) -> list[Fault]:
     pairs = [(r, s) for g in groups for r, s in zip(g.responses, g.scores, strict=True) if s.status not in FAILED]
     if not pairs:
         return []
-    found = []
+    return [f for f in (_truncated(pairs, task, flags), _unparsed(pairs), _equal(groups, pairs, flags)) if f]
+
+
+def _truncated(pairs: Scored, task: Task, flags: Collection[str]) -> Fault | None:
     cut = sum(r.stop == "length" for r, _ in pairs) / len(pairs)
-    if cut > SHARE:
-        found.append(
-            (
-                "truncated",
-                f"{cut:.0%} of {len(pairs)} responses reached {task.max_new_tokens} tokens without ending, and a "
-                "truncated response is wrong. Raise --task.max-new-tokens, or start from a model that ends its answers "
-                "(sft first).",
-            )
-        )
-    unparsed = sum(s.status == "unparsed" for _, s in pairs) / len(pairs)
-    if unparsed > SHARE:
-        found.append(
-            (
-                "unparsed",
-                f"the verifier found no answer in {unparsed:.0%} of {len(pairs)} responses. Show the format in the "
-                "prompt, teach it first (sft), or choose a more lenient verifier.",
-            )
-        )
-    differing = [g for g in groups if len({s.value for s in g.scores if s.status not in FAILED}) > 1]
-    if not differing:
-        mean = sum(s.value for _, s in pairs) / len(pairs)
-        n = len(groups[0].responses)
-        found.append(
-            (
-                "equal",
-                f"in none of {len(groups)} prompts did the {n} samples' rewards differ (mean reward {mean:.3g}), so "
-                "there is nothing to compare. Choose an easier or harder task (--task.difficulty), more --samples, or "
-                "sft first.",
-            )
-        )
-    return found
+    if cut <= SHARE:
+        return None
+    longer = "Raise --task.max-new-tokens, or start" if "task.max-new-tokens" in flags else "Start"
+    return (
+        "truncated",
+        f"{cut:.0%} of {len(pairs)} responses reached {task.max_new_tokens} tokens without ending, and a truncated "
+        f"response is wrong. {longer} from a model that ends its answers (sft first).",
+    )
 
 
-def _demonstration_faults(recipe: Recipe, task: Task, engine: Engine) -> list[tuple[str, str]]:
-    shown = any("labels" in p.spends for stage in recipe.stages for s in stage.streams for p in s.parts)
-    if not shown or task.demonstrate is None:
-        return []
-    replies = []
-    for prompt in task.splits["train"][:PROMPTS]:
-        encoded, reply = engine.encode(prompt), task.demonstrate(prompt)
-        if reply is not None:
-            replies.append(engine.encode_reply(encoded, reply, "demonstration"))
-    ends = set(engine.info.eos)
-    if replies and not any(int(i) in ends for r in replies for i in r.ids[r.trained]):
-        return [
-            (
-                "no_eos",
-                "no demonstration trains an end token, so the model would never learn to stop. Look at the chat "
-                "template with `equipoise data check`.",
+def _unparsed(pairs: Scored) -> Fault | None:
+    share = sum(s.status == "unparsed" for _, s in pairs) / len(pairs)
+    if share <= SHARE:
+        return None
+    return (
+        "unparsed",
+        f"the verifier found no answer in {share:.0%} of {len(pairs)} responses. Show the format in the prompt, teach "
+        "it first (sft), or choose a more lenient verifier.",
+    )
+
+
+def _equal(groups: Sequence[Group], pairs: Scored, flags: Collection[str]) -> Fault | None:
+    """One sample a prompt is compared with nothing, so that there is nothing to find."""
+    n = len(groups[0].responses)
+    if n < 2 or any(len({s.value for s in g.scores if s.status not in FAILED}) > 1 for g in groups):
+        return None
+    mean = sum(s.value for _, s in pairs) / len(pairs)
+    ways = [
+        "a task that the model sometimes solves" + (" (--task.difficulty)" if "task.difficulty" in flags else ""),
+        *(["more --samples"] if "samples" in flags else []),
+        "sft first",
+    ]
+    return (
+        "equal",
+        f"in none of {len(groups)} prompts did the {n} samples' rewards differ (mean reward {mean:.3g}), so there is "
+        f"nothing to compare. Choose {', '.join(ways[:-1])} or {ways[-1]}.",
+    )
+
+
+def _given_faults(recipe: Recipe, task: Task, engine: Engine) -> list[Fault]:
+    """Replies of the data that the method shows: does any of a kind train an end token?"""
+    shown = {what for stage in recipe.stages for s in stage.streams for what in GIVEN.keys() & s.needs}
+    faults: list[Fault] = []
+    for what in sorted(shown):
+        replies = [r for prompt in task.splits["train"][:PROMPTS] for r in _replies(task, engine, prompt, what)]
+        if replies and not any(int(i) in engine.info.eos for r in replies for i in r.ids[r.trained]):
+            faults.append(
+                (
+                    "no_eos",
+                    f"no {GIVEN[what]} trains an end token, so the model would never learn to stop. Look at the chat "
+                    "template with `equipoise data check`.",
+                )
             )
-        ]
-    return []
+    return faults
+
+
+def _replies(task: Task, engine: Engine, prompt: Prompt, what: str) -> list[Response]:
+    given: Sequence[Reply | None] | None
+    if what == "pairs":
+        given = task.pair(prompt) if task.pair else None
+    else:
+        given = (task.demonstrate(prompt),) if task.demonstrate else None
+    encoded = engine.encode(prompt)
+    return [engine.encode_reply(encoded, reply, "demonstration") for reply in given or () if reply is not None]
 
 
 def known(allowed: Collection[str]) -> None:
@@ -113,7 +139,7 @@ def known(allowed: Collection[str]) -> None:
             raise UnknownName("fault to --allow", name, ALLOWED)
 
 
-def check(faults: list[tuple[str, str]], allowed: Collection[str], folder: Path) -> None:
+def check(faults: Sequence[Fault], allowed: Collection[str], folder: Path) -> None:
     """Raise PreflightStop for faults that are not allowed; it says how the run in ``folder`` goes on all the same."""
     stopping = [(name, text) for name, text in faults if name not in allowed]
     if stopping:

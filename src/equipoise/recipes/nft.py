@@ -1,11 +1,12 @@
 """Negative-aware fine-tuning: supervised learning on right and wrong samples alike.
 
-    q = pass rate of the group, clamped to [.02, .98]; groups of one kind are dropped
+    q = share of right responses in the group, clamped to [.02, .98]; groups of one kind are dropped
     right: l_t = -log rho_t        wrong: l_t = -log ((1 - q rho_t) / (1 - q)), floored with a straight-through gradient
     J = sum_i w(q) sum_t l_t / (T x responses),  T = longest response, a constant
 
 2505.18116, following the authors' code. At pi = old and w = 1-q the gradient is that of A = r - q (Dr. GRPO); at
 w = sqrt((1-q)/q) that of GRPO's A. Deviates: T is the task's longest response where the code has 1000.
+Of graded rewards it knows only whether the verifier calls a response right.
 """
 
 from typing import Literal
@@ -41,7 +42,7 @@ def nft(
     stream = Stream(
         source=sources.sampled(task, prompts, samples),
         signal=signals.verified(task),
-        credit=chain(credit.keep_mixed(), credit.pass_rate()),
+        credit=chain(credit.keep_mixed("status"), credit.pass_rate()),
         objective=objectives.implicit_negative(float(task.max_new_tokens), floor, weight),
         updates=Updates(epochs, minibatches),
     )

@@ -23,7 +23,7 @@ def demonstrations(task: Task, prompts: int) -> Part:
             raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no demonstration")
         return Group(encoded, (ctx.engine.encode_reply(encoded, reply, "demonstration"),))
 
-    return _given(f"demonstrations({prompts})", split, prompts, build, "demonstration")
+    return _given(f"demonstrations({prompts})", split, prompts, build, "demonstration", "demonstrations")
 
 
 def pairs(task: Task, prompts: int) -> Part:
@@ -39,11 +39,11 @@ def pairs(task: Task, prompts: int) -> Part:
             raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no pair")
         return Group(encoded, tuple(ctx.engine.encode_reply(encoded, reply, "pair") for reply in both))
 
-    return _given(f"pairs({prompts})", split, prompts, build, "preference")
+    return _given(f"pairs({prompts})", split, prompts, build, "preference", "pairs")
 
 
 def _given(
-    name: str, split: Sequence[Prompt], size: int, build: Callable[[Context, Prompt], Group], label: str
+    name: str, split: Sequence[Prompt], size: int, build: Callable[[Context, Prompt], Group], label: str, what: str
 ) -> Part:
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         start = state or 0
@@ -52,4 +52,4 @@ def _given(
         return [*groups, *built[:fits]], start + fits
 
     gives = frozenset({"prompts", "responses"})
-    return Part(name, run, gives=gives, spends=frozenset({"labels"}), sizes={"prompts": size})
+    return Part(name, run, frozenset({what}), gives, spends=frozenset({"labels"}), sizes={"prompts": size})
