@@ -52,6 +52,7 @@ TASK = Task(
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
     "bnpo": {"lr": 8.0},  # a narrow density makes advantages small
+    "oreal": {"lr": 60.0, "warmup": 0.2},  # a head of its own for each prefix is learned slowly
     "copg": {"lr": 4.0},  # a log of the start policy, read four times
     "shiq": {"lr": 4.0},
     "dqo": {"lr": 4.0, "beta": 0.1},

@@ -8,7 +8,9 @@ from equipoise.parts.credit.critic import advantages, gae, returns
 from equipoise.parts.credit.densities import beta_shape, divide_by_density, inverse_density
 from equipoise.parts.credit.filters import keep_mixed, mask_truncated
 from equipoise.parts.credit.groups import Pool, noted, per_response, pooled, token_values, untrained, values
+from equipoise.parts.credit.prefixes import prefix_weights, weigh_by_prefix
 from equipoise.parts.credit.ranks import Kept, explained, keep_one_of_each, keep_ranked, penalise_likely
+from equipoise.parts.credit.repetition import penalise_repetition, repeated
 from equipoise.parts.credit.scales import divide_by_std, whiten
 from equipoise.parts.credit.shaping import penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
@@ -40,10 +42,13 @@ __all__ = [
     "pass_rate",
     "penalise_length",
     "penalise_likely",
+    "penalise_repetition",
     "per_response",
     "pooled",
     "posterior_weights",
+    "prefix_weights",
     "press_long_wrong",
+    "repeated",
     "returns",
     "spare_right_steps",
     "subtract",
@@ -53,5 +58,6 @@ __all__ = [
     "token_values",
     "untrained",
     "values",
+    "weigh_by_prefix",
     "whiten",
 ]

@@ -8,6 +8,7 @@ from equipoise.parts.objectives.contrast import separate
 from equipoise.parts.objectives.critic import value_error
 from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
 from equipoise.parts.objectives.imitation import likelihood
+from equipoise.parts.objectives.outcomes import outcome, right_and_wrong
 from equipoise.parts.objectives.over import Over
 from equipoise.parts.objectives.pairs import preference, ranked
 from equipoise.parts.objectives.policy import clipped, implicit_negative, reweighted, score_function
@@ -29,12 +30,14 @@ __all__ = [
     "kl",
     "likelihood",
     "logit_residual",
+    "outcome",
     "pairwise_residual",
     "preference",
     "ranked",
     "residual",
     "residual_gradient",
     "reweighted",
+    "right_and_wrong",
     "score_function",
     "separate",
     "value_error",
