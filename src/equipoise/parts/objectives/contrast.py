@@ -34,7 +34,7 @@ def separate(score: Literal["logp", "ratio"] = "logp", tau: float = inf) -> Obje
     s_of = "mean_t log pi_t" if score == "logp" else "mean_t rho_t"
     wrong = "mean of wrong s" if tau == inf else f"{tau:g} log mean of wrong exp(s/{tau:g})"
     needs = frozenset({"note:right"})
-    return Objective(loss, f"-(mean of right s - {wrong}), s = {s_of}", "groups of the step", needs, scope="group")
+    return Objective(loss, f"-[mean of right s - {wrong}; s = {s_of}]", "groups of the step", needs, scope="group")
 
 
 def _mean(x: Tensor, which: Tensor, batch: Batch) -> Tensor:

@@ -70,6 +70,7 @@ def _recorded(batch: Batch) -> Tensor:
     return batch.behaviour
 
 
-def named(of: Ratio) -> str:
-    """How formulas write the ratio."""
-    return {"token": "rho_t", "mean": "(prod_t rho_t)^(1/|y|)", "product": "prod_t rho_t"}[of]
+def named(of: Ratio, against: Sampler = "old") -> str:
+    """How formulas write the ratio. mu: whoever sampled."""
+    rho = "rho_t" if against == "old" else "(pi/mu)_t"
+    return {"token": rho, "mean": f"(prod_t {rho})^(1/|y|)", "product": f"prod_t {rho}"}[of]

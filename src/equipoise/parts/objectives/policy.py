@@ -80,7 +80,7 @@ def reweighted(
         outside = ((weight != rho) & (a != 0)).to(rho.dtype).sum()
         return Loss(spread(-weight * a * out.logp, batch, over), {"clip_ratio": (outside, float(len(rho)))})
 
-    w, v = (f"clip({named(ratio)}, {lo:g}, {hi:g})" if hi > lo else f"{lo:g}" for lo, hi in (positive, below))
+    w, v = (f"clip({named(ratio, against)}, {lo:g}, {hi:g})" if hi > lo else f"{lo:g}" for lo, hi in (positive, below))
     formula = f"-sg({w}) A log pi_t" if w == v else f"-sg(w) A log pi_t, w = {w} where A > 0, {v} where A < 0"
     return Objective(loss, formula, denominator(over), needs=frozenset({"advantage"}), silent=True)
 
