@@ -33,7 +33,8 @@ EOS = 0
 class TabularEngine:
     """Policies over ``prompts`` prompts, tokens 0..vocabulary-1, responses of at most ``length`` tokens.
 
-    A prompt's ``text`` is its index. Parameters start at ``init`` [prompts, prefixes, vocabulary] or at 0.
+    A prompt's ``text`` is its index, and tokens given before the response if there are any. Parameters
+    start at ``init`` [prompts, prefixes, vocabulary] or at 0.
     ``optimiser``: "sgd" or "adam"; ``settings``: its own, of which "sgd" has clip and decay. float64 throughout.
     """
 
@@ -86,9 +87,10 @@ class TabularEngine:
         return self.meter
 
     def encode(self, prompt: Prompt) -> Prompt:
-        if prompt.text is None or not 0 <= int(prompt.text) < self.count:
+        index, *given = map(int, (prompt.text or "-1").split())
+        if not 0 <= index < self.count or not all(0 < token < self.vocabulary for token in given):
             raise ModelError(f"prompt {prompt.id!r}: text {prompt.text!r}; expected an index below {self.count}")
-        return replace(prompt, ids=(int(prompt.text),))
+        return replace(prompt, ids=(index, *given))
 
     def encode_reply(self, prompt: Prompt, reply: Reply, origin: str) -> Response:
         if not isinstance(reply, str):
@@ -130,7 +132,7 @@ class TabularEngine:
 
     def bound(self, prompt_tokens: int, n: int, longest: int, sampled: bool, forward: int, backward: int) -> Cost:
         """The most that one group can cost, given passes over its tokens."""
-        tokens = n * min(longest, self.length)
+        tokens = n * longest  # the ends of turns are not in the table, so there may be more than its length
         flops = self.flops(tokens, False) * (forward + sampled) + self.flops(tokens, True) * backward
         return Cost(tokens if sampled else 0, tokens * backward, flops)
 
@@ -202,6 +204,15 @@ class TabularEngine:
         """log pi(response | prompt), a differentiable scalar."""
         group = Group(replace(prompt, ids=(int(prompt.text or 0),)), (response,))
         return self._outputs([group], self._weights(policy)).logp.sum()
+
+    def distribution(self, prompt: Prompt, policy: str = "current") -> Tensor:
+        """log pi of every response, in the order of ``responses``; differentiable."""
+        return torch.stack([self.logp(prompt, r, policy) for r in self.responses(prompt)])
+
+    def target(self, prompt: Prompt, f: Callable[[Response], float], beta: float, policy: str = "start") -> Tensor:
+        """log p*, p* = policy exp(f / beta) / Z: what maximises E[f] - beta KL(pi || policy). 2205.11275."""
+        rewards = torch.tensor([f(r) for r in self.responses(prompt)], dtype=torch.float64)
+        return torch.log_softmax(self.distribution(prompt, policy).detach() + rewards / beta, 0)
 
     def expected(self, prompt: Prompt, f: Callable[[Response], float]) -> Tensor:
         """E[f(response)] exactly, differentiable."""
