@@ -159,3 +159,15 @@ def test_half_precision_products_keep_single_precision_weights() -> None:
     assert {p.dtype for p in engine.trained.values()} == {torch.float32}
     assert float(gradient.norm()) > 0
     assert 1e-5 < metrics["mismatch"][0] / metrics["mismatch"][1] < 0.1
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_neither_adapters_nor_an_export_chatter(
+    rank: int | None, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """A user's terminal shows what Equipoise says, not what the libraries below it say to each other."""
+    engine = make_engine(lora_rank=rank)
+    engine.export(tmp_path / "model")
+    said = capfd.readouterr()
+    assert not said.out and not said.err
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ def open_model(source: Source) -> tuple[Any, Any]:
     if source.gguf:
         keywords["gguf_file"] = source.gguf
     try:
-        with _quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the bar of dequantisation knows no switch
             tokenizer = AutoTokenizer.from_pretrained(source.location, **keywords)
             config = AutoConfig.from_pretrained(source.location, **keywords)
             attention = "eager" if _softcaps(config) else None
@@ -72,15 +73,17 @@ def _advice(cause: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars out of a log; errors are raised."""
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars out of a log, and what PEFT asks of transformers by an old name; errors are
+    raised."""
     from transformers.utils import logging as hf_logging
 
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after tokenising
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the bar of dequantisation knows no switch
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             yield
     finally:
         if shown:

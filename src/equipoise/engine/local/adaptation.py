@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from equipoise.errors import MissingExtra
+from equipoise.models.loading import quiet
 
 
 def add_lora(model: Any, rank: int, seed: int) -> Any:
@@ -23,7 +24,7 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)  # A is random, so that a seed names its start
         return get_peft_model(model, config)
 
@@ -31,10 +32,11 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
 def export(model: Any, wrapper: Any, tokenizer: Any, folder: Path, merge: bool) -> None:
     """A plain Hugging Face folder: the model, adapters merged; or the adapters alone (``merge=False``)."""
     folder.mkdir(parents=True, exist_ok=True)
-    if wrapper is None:
-        model.save_pretrained(folder)
-    elif merge:
-        copy.deepcopy(wrapper).merge_and_unload().save_pretrained(folder)
-    else:
-        wrapper.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        if wrapper is None:
+            model.save_pretrained(folder)
+        elif merge:
+            copy.deepcopy(wrapper).merge_and_unload().save_pretrained(folder)
+        else:
+            wrapper.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
