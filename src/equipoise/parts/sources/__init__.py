@@ -4,14 +4,31 @@ A source draws at most what the budget still allows (``ctx.reserve``) and return
 Its state is how many items it has drawn; the order is a permutation of the split, a new one each epoch.
 """
 
+from equipoise.parts.sources.curricula import (
+    Curriculum,
+    by_length,
+    first,
+    most_variable,
+    named,
+    narrowed,
+    scheduled,
+    without_solved,
+)
 from equipoise.parts.sources.draws import take
 from equipoise.parts.sources.given import demonstrations, pairs
-from equipoise.parts.sources.memories import prompts_of, remembered
+from equipoise.parts.sources.memories import Pool, prompts_of, remembered
 from equipoise.parts.sources.rollouts import refill, sampled
 from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored, whole_groups
 
 __all__ = [
+    "Curriculum",
+    "Pool",
+    "by_length",
     "demonstrations",
+    "first",
+    "most_variable",
+    "named",
+    "narrowed",
     "pairs",
     "prompts_of",
     "refill",
@@ -19,7 +36,9 @@ __all__ = [
     "right_answers",
     "right_wrong_pairs",
     "sampled",
+    "scheduled",
     "stored",
     "take",
     "whole_groups",
+    "without_solved",
 ]

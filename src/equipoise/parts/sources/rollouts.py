@@ -45,10 +45,10 @@ def sampled(
     return Part(name, run, needs, gives, frozenset({"generated_tokens"}), sizes)
 
 
-def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:
+def refill(draw: Part, signal: Part | None, keep: Part, rounds: int) -> Part:
     """Draw, score and filter again until as many groups are kept as one draw makes, or ``rounds`` draws are made.
 
-    Every draw is charged. DAPO, 2503.14476, calls it dynamic sampling."""
+    Every draw is charged. ``signal`` None: ``draw`` scores already. DAPO, 2503.14476, calls it dynamic sampling."""
     positive(rounds=rounds)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
@@ -56,7 +56,7 @@ def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:
         for turn in range(rounds):
             drawn, inner[0] = draw(ctx.at(f"round {turn}") if turn else ctx, [], inner[0])
             wanted = len(drawn) if wanted is None else wanted
-            scored, inner[1] = signal(ctx, drawn, inner[1])
+            scored, inner[1] = signal(ctx, drawn, inner[1]) if signal else (drawn, None)
             passed, inner[2] = keep(ctx, scored, inner[2])
             room = wanted - len(kept)
             kept += passed[:room]
@@ -65,7 +65,7 @@ def refill(draw: Part, signal: Part, keep: Part, rounds: int) -> Part:
                 break
         return [*groups, *kept], inner
 
-    both = chain_gives(draw, signal, keep)
+    both = chain_gives(draw, *([signal] if signal else []), keep)
     return Part(f"refill({draw.name}, {keep.name}, {rounds})", run, gives=both, spends=draw.spends, sizes=draw.sizes)
 
 
