@@ -113,7 +113,7 @@ def test_dynamic_fine_tuning_maximises_mean_token_probability() -> None:
     engine = random_policy(6)
     g = sampled_group(engine, [0.0, 0.0, 0.0])
     got = gradient(engine, [g], objectives.likelihood("token", weigh="probability"))
-    tokens = torch.cat([engine._outputs([Group(PROMPT, (r,))], engine.weights, False).logp for r in g.responses])
+    tokens = torch.cat([engine._outputs([Group(PROMPT, (r,))], engine.weights).logp for r in g.responses])
     (want,) = torch.autograd.grad(-tokens.exp().sum() / len(tokens), engine.weights["logits"])
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-15)
 

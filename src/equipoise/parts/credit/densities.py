@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import betaln
 
 from equipoise.errors import ArgumentError
 from equipoise.parts.credit.groups import per_response, values, with_advantage
@@ -28,6 +27,8 @@ def beta_shape(rates: Sequence[float]) -> tuple[float, float]:
 
 def inverse_density(p: float, alpha: float, beta: float, limit: float) -> float:
     """1 / BetaPDF(p; alpha, beta) for p in (0, 1), at most ``limit``."""
+    from scipy.special import betaln
+
     log_density = (alpha - 1) * math.log(p) + (beta - 1) * math.log1p(-p) - float(betaln(alpha, beta))
     return math.exp(min(-log_density, math.log(limit)))
 

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from equipoise.errors import ArgumentError
 from equipoise.keys import Key
@@ -26,6 +25,8 @@ def penalise_likely(weight: float) -> Part:
         raise ArgumentError(f"weight={weight}: the share of the reward that the likeliest loses; expected in [0, 1]")
 
     def f(group: Group) -> Group:
+        from scipy.stats import rankdata
+
         ranks = rankdata([_mean_logprob(r) for r in group.responses]) - 1.0
         factors = 1.0 - weight * ranks / len(ranks)
         scores = [
