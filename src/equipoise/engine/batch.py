@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equipoise.types import Batch, Group, Totals
+from equipoise.types import Batch, Decoder, Group, Totals
 
 
 def count(groups: Sequence[Group], extra: Mapping[str, Callable[[Group], float]] | None = None) -> Totals:
@@ -22,6 +22,12 @@ def count(groups: Sequence[Group], extra: Mapping[str, Callable[[Group], float]]
         groups=sum(any(lengths) for lengths in per_group),
         extra={name: float(sum(map(share, groups))) for name, share in (extra or {}).items()},
     )
+
+
+def origin(policy: str, decoder: Decoder) -> str:
+    """What a sampled response says of who made it: "policy", a snapshot's name, and how the logits were adjusted."""
+    who = "policy" if policy == "current" else policy
+    return who if decoder.adjust is None else f"{who}, {decoder.adjust.name}"
 
 
 def flatten(groups: Sequence[Group], totals: Totals, device: torch.device, dtype: torch.dtype) -> Batch:

@@ -20,12 +20,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from equipoise.engine.batch import flatten, reductions
+from equipoise.engine.batch import flatten, origin, reductions
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import Diverged, ModelError, RecordError
 from equipoise.keys import Key, uniforms
 from equipoise.protocols import TokenNotes
-from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Outputs, Prompt, Reply, Response, Totals
+from equipoise.types import (
+    Adjust,
+    Cost,
+    Decoder,
+    Group,
+    ModelInfo,
+    Objective,
+    Outputs,
+    Prompt,
+    Reply,
+    Response,
+    Totals,
+    columns,
+)
 
 EOS = 0
 
@@ -59,7 +72,9 @@ class TabularEngine:
         start = torch.zeros(shape, dtype=torch.float64) if init is None else init.to(torch.float64).reshape(shape)
         self.weights: dict[str, Tensor] = {"logits": start.clone().requires_grad_()}
         for name in heads:
-            self.weights[f"head:{name}"] = torch.zeros(shape[:2], dtype=torch.float64, requires_grad=True)
+            k = columns(name, vocabulary)
+            size = shape[:2] if k == 1 else (*shape[:2], k)
+            self.weights[f"head:{name}"] = torch.zeros(size, dtype=torch.float64, requires_grad=True)
         self.named: dict[str, dict[str, Tensor]] = {}
         self.settings, self.optimiser = settings, _optimiser(optimiser, list(self.weights.values()), settings)
         self.rows_tokens, self.version, self.meter = rows_tokens, 0, Cost()
@@ -116,11 +131,10 @@ class TabularEngine:
         policy: str = "current",
         reply: Callable[[Response], Sequence[int] | None] | None = None,
     ) -> list[Group]:
-        logits = self._weights(policy)["logits"].detach()
-        groups = []
+        weights, groups = {k: w.detach() for k, w in self._weights(policy).items()}, []
         for prompt, key in zip(prompts, keys, strict=True):
             assert prompt.ids is not None
-            rows = [self._draw(logits[prompt.ids[0]], prompt.ids[1:], decoder, key / i, reply) for i in range(n)]
+            rows = [self._draw(weights, prompt.ids, decoder, key / i, reply, policy) for i in range(n)]
             groups.append(Group(prompt, tuple(rows)))
             tokens = sum(int(r.trained.sum()) for r in rows)
             self.meter += Cost(generated_tokens=tokens, flops=self.flops(tokens, False))
@@ -138,12 +152,14 @@ class TabularEngine:
 
     def _draw(
         self,
-        table: Tensor,
-        before: Sequence[int],
+        weights: Mapping[str, Tensor],
+        prompt: Sequence[int],
         decoder: Decoder,
         key: Key,
         reply: Callable[[Response], Sequence[int] | None] | None,
+        policy: str,
     ) -> Response:
+        before = prompt[1:]
         ids: list[int] = []
         logps: list[float] = []
         said: list[bool] = []  # by the policy
@@ -152,11 +168,14 @@ class TabularEngine:
 
         def so_far() -> Response:
             stop = "eos" if ids and ids[-1] == EOS else "length"
-            made = self._response(np.array(ids), np.array(logps), "policy", stop, str(key), decoder.temperature)
+            made = self._response(
+                np.array(ids), np.array(logps), origin(policy, decoder), stop, str(key), decoder.temperature
+            )
             return replace(made, trained=np.array(said, dtype=bool), segment=np.array(turns, dtype=np.int32))
 
         while sum(said) < decoder.max_new_tokens and self._read(before, ids) in self.prefixes:
-            logp = torch.log_softmax(table[self.prefixes[self._read(before, ids)]] / decoder.temperature, -1)
+            row = torch.tensor([self.prefixes[self._read(before, ids)]])
+            logp = self._adjusted(weights, prompt[0], row, decoder)[0]
             if not torch.isfinite(logp).any():
                 raise Diverged(f"the policy's logits are not finite after {ids} of {key}")
             cumulative = np.cumsum(logp.exp().numpy())
@@ -172,6 +191,21 @@ class TabularEngine:
             ids, logps = [*ids, *spoken], [*logps, *[0.0] * len(spoken)]
             said, turns = [*said, *[False] * len(spoken)], [*turns, *[turn + 1] * len(spoken)]
         return so_far()
+
+    def _adjusted(self, weights: Mapping[str, Tensor], prompt: int, rows: Tensor, decoder: Decoder) -> Tensor:
+        """Log-probs [B, V] that a decoder draws from, at these rows of the table."""
+        z, adjust = weights["logits"][prompt, rows], decoder.adjust
+        if adjust is not None:
+            heads = {n.removeprefix("head:"): weights[n][prompt, rows] for n in adjust.needs}
+            z = adjust.run(z, {name: h if h.dim() > 1 else h[:, None] for name, h in heads.items()})
+        return torch.log_softmax(z / decoder.temperature, -1)
+
+    def decoded(self, adjust: Adjust) -> TabularEngine:
+        """Another engine whose table is what the adjusted decoder draws from: its expectations are exact too."""
+        with torch.no_grad():
+            rows, decoder = torch.arange(len(self.prefixes)), Decoder(self.length, adjust=adjust)
+            init = torch.stack([self._adjusted(self.weights, p, rows, decoder) for p in range(self.count)])
+        return TabularEngine(self.count, self.vocabulary, self.length, init=init)
 
     def _read(self, before: Sequence[int], ids: Sequence[int]) -> tuple[int, ...]:
         """The row of the table: all tokens so far but the ends of turns."""
@@ -284,7 +318,7 @@ class TabularEngine:
         return Outputs(
             logp=every.gather(1, index[:, 2:])[:, 0],
             heads={
-                name.removeprefix("head:"): w[index[:, 0], index[:, 1]][:, None]
+                name.removeprefix("head:"): _columns(name, w[index[:, 0], index[:, 1]], index[:, 2:])
                 for name, w in weights.items()
                 if name.startswith("head:")
             },
@@ -371,6 +405,13 @@ class TabularEngine:
     def export(self, folder: Path, merge: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
+
+
+def _columns(name: str, read: Tensor, token: Tensor) -> Tensor:
+    """A head's values [T, K]; of one column per vocabulary entry that of the token itself, [T, 1]."""
+    if read.dim() == 1:
+        return read[:, None]
+    return read.gather(1, token) if name.endswith("[V]") else read
 
 
 def _optimiser(kind: str, parameters: list[Tensor], o: Optimiser) -> torch.optim.Optimizer:

@@ -17,7 +17,7 @@ from equipoise.evaluate.estimators import Floats, estimates, ratio_interval, sha
 from equipoise.evaluate.table import prompt_text, read, rows, write
 from equipoise.keys import Key
 from equipoise.protocols import Engine
-from equipoise.types import Decoder, Estimate, Group, Note, Prompt, Score, Split, Task
+from equipoise.types import Adjust, Decoder, Estimate, Group, Note, Prompt, Score, Split, Task
 
 __all__ = ["Evaluation", "estimates", "evaluate", "prompt_text", "read", "rows", "shortfall", "write"]
 
@@ -55,6 +55,7 @@ def evaluate(
     key: Key,
     ks: Sequence[int] = (1,),
     decoder_max_new_tokens: int | None = None,
+    adjust: Adjust | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate the policy on the first ``items`` of ``split`` (all of them when there are fewer).
@@ -70,7 +71,7 @@ def evaluate(
         return Evaluation(task.name, split, 1, tuple(groups), metrics)
     if samples < 1 or any(not 1 <= k <= samples for k in ks):
         raise ArgumentError(f"k must lie in 1..samples, got k = {sorted(ks)} with {samples} samples; raise --samples")
-    decoder = Decoder(decoder_max_new_tokens or task.max_new_tokens)
+    decoder = Decoder(decoder_max_new_tokens or task.max_new_tokens, adjust=adjust)
     groups = []
     for chunk in _chunks(prompts):
         drawn = engine.sample([engine.encode(p) for p in chunk], samples, decoder, [key / p.id for p in chunk])

@@ -63,7 +63,7 @@ def prepare(s: Settings) -> Prepared:
     recipe = recipes.build(s.method, task, **s.arguments)
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
-    heads = {n.removeprefix("head:"): 1 for n in sorted(recipe.needs) if n.startswith("head:")}
+    heads = [n.removeprefix("head:") for n in sorted(recipe.needs) if n.startswith("head:")]
     engine = load(
         s.model,
         device=s.device,
@@ -311,7 +311,8 @@ def _validate(p: Prepared, key: Key) -> dict[str, float]:
     from equipoise.evaluate import evaluate
 
     e = p.settings.eval
-    found = evaluate(p.engine, p.task, "validation", e.items, e.samples, key, ks=sorted({1, e.samples}))
+    ks = sorted({1, e.samples})
+    found = evaluate(p.engine, p.task, "validation", e.items, e.samples, key, ks, adjust=p.recipe.adjust)
     numbers: dict[str, float] = {}
     for name, estimate in found.metrics.items():
         numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -331,6 +332,7 @@ def _test(p: Prepared, folder: Folder, name: str, report: Report, trained: bool 
         t.samples,
         Key((p.settings.seed, "test")),
         ks=sorted({1, t.samples}),
+        adjust=p.recipe.adjust if trained else None,
         on_progress=lambda done, total: report({"event": "test", "of": of, "done": done, "total": total}),
     )
     write(found.groups, folder / "evaluation" / f"{name}.parquet")

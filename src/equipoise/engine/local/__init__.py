@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, ModelError, UnknownName
 from equipoise.models import resolve
 from equipoise.models.loading import open_model, without_dropout
+from equipoise.types import columns
 
 __all__ = ["LocalEngine", "deterministic", "load", "wrap"]
 
@@ -52,7 +53,7 @@ def wrap(
     dtype: str = "auto",
     lora_rank: int | None = None,
     seed: int = 0,
-    heads: Mapping[str, int] | None = None,
+    heads: Iterable[str] = (),
     keep: Sequence[str] = (),
     rows_tokens: int | None = None,
     sampled_rows: int | None = None,
@@ -61,9 +62,10 @@ def wrap(
 ) -> LocalEngine:
     """An engine of an open ``transformers`` model.
 
-    ``heads``: name -> columns of extra linear heads, 0 at the start. ``keep``: names for snapshots of the start.
-    ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 3 GB. ``sampled_rows``: responses
-    in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute activations in backward passes.
+    ``heads``: names of extra linear heads (``types.columns`` says how wide), 0 at the start. ``keep``: names for
+    snapshots of the start. ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 3 GB.
+    ``sampled_rows``: responses in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute
+    activations in backward passes.
     """
     where = _device(device)
     compute = _compute(dtype, where)
@@ -75,8 +77,9 @@ def wrap(
     wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
     exact.compute = compute
     _trainable(model, wrapper is None, checkpointing)
-    info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing)
-    extra = _heads(heads or {}, exact)
+    extra = _heads(heads, exact)
+    more = sum(p.numel() for p in extra.parameters())
+    info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing, more)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)
     settings = Settings(tokens, sampled_rows, optimiser)
     engine = LocalEngine(exact, wrapper, extra, info, Text(tokenizer, name, info.eos, context), settings)
@@ -134,13 +137,14 @@ def _rows_tokens(network: Network, checkpointing: bool) -> int:
     return max(512, min(8192, (3 << 30) // per_token))
 
 
-def _heads(columns: Mapping[str, int], network: Network) -> nn.ModuleDict:
-    if columns and not network.splits:
+def _heads(wanted: Iterable[str], network: Network) -> nn.ModuleDict:
+    names = list(wanted)
+    if names and not network.splits:
         raise ModelError("heads need the model's hidden states, and only its logits can be read here.")
     dtype = torch.float64 if network.compute == torch.float64 else torch.float32
     heads = nn.ModuleDict()
-    for name, size in columns.items():
-        head = nn.Linear(network.width, size)
+    for name in names:
+        head = nn.Linear(network.width, columns(name, network.vocabulary))
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         heads[name] = head.to(device=network.device, dtype=dtype)

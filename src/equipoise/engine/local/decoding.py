@@ -22,9 +22,9 @@ def begin(network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.in
 
 
 class Decoding(Protocol):
-    """Rows in flight. ``logits [B, V]`` are for each row's next token."""
+    """Rows in flight. ``last [B, D]``: what ``network.logits`` and heads read for each row's next token."""
 
-    logits: Tensor
+    last: Tensor
 
     def feed(self, tokens: NDArray[np.int64]) -> None:
         """Append one token to each row."""
@@ -53,7 +53,7 @@ class Cached:
         visible |= torch.eye(length, dtype=torch.bool, device=network.device)  # nothing must see something
         query = self.key.clamp(min=0)
         hidden = network.run(rows_of(ids, network.device), network.masks(visible, query, self.key), query, self.memory)
-        self.logits = network.logits(hidden[:, -1])
+        self.last = hidden[:, -1]
         self.select(fan)
 
     def feed(self, tokens: NDArray[np.int64]) -> None:
@@ -61,11 +61,11 @@ class Cached:
         self.key = torch.cat([self.key, position], 1)
         masks = self.network.masks((self.key >= 0)[:, None, :], position, self.key)
         hidden = self.network.run(rows_of(tokens, self.network.device)[:, None], masks, position, self.memory)
-        self.logits = self.network.logits(hidden[:, -1])
+        self.last = hidden[:, -1]
 
     def select(self, rows: NDArray[np.int64]) -> None:
         index = rows_of(rows, self.network.device)
-        self.key, self.logits = self.key[index], self.logits[index]
+        self.key, self.last = self.key[index], self.last[index]
         start = int((self.key >= 0).any(0).int().argmax()) if len(rows) else 0
         self.key = self.key[:, start:]
         self.memory.select(index, start)
@@ -74,7 +74,7 @@ class Cached:
         assert isinstance(other, Cached)
         width = max(self.key.shape[1], other.key.shape[1])
         pad = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in (self.key, other.key)]
-        self.key, self.logits = torch.cat(pad), torch.cat([self.logits, other.logits])
+        self.key, self.last = torch.cat(pad), torch.cat([self.last, other.last])
         self.memory.join(other.memory)
 
 
@@ -83,22 +83,25 @@ class Grown:
 
     def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
         self.network = network
-        self.logits = torch.empty(0, network.vocabulary, device=network.device)
+        found: list[Tensor] = []
+        rows = 0
         self.lots: list[tuple[Any, NDArray[np.int64]]] = []  # a cache, and the places of its rows
         for length in sorted(set(map(len, prompts))):
             own = [k for k, prompt in enumerate(prompts) if len(prompt) == length]
             cache = DynamicCache(config=network.model.config)
             hidden = network.run(rows_of([prompts[k] for k in own], network.device), cache=cache)
-            self.logits = torch.cat([self.logits, network.logits(hidden[:, -1])])
-            self.lots.append((cache, np.arange(len(self.logits) - len(own), len(self.logits))))
+            found.append(hidden[:, -1])
+            self.lots.append((cache, np.arange(rows, rows + len(own))))
+            rows += len(own)
+        self.last = torch.cat(found)
         order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
         self.select(np.argsort(order)[fan])
 
     def feed(self, tokens: NDArray[np.int64]) -> None:
-        self.logits = self.logits.clone()
+        self.last = self.last.clone()
         for cache, places in self.lots:
             hidden = self.network.run(rows_of(tokens[places], self.network.device)[:, None], cache=cache)
-            self.logits[rows_of(places, self.network.device)] = self.network.logits(hidden[:, -1])
+            self.last[rows_of(places, self.network.device)] = hidden[:, -1]
 
     def select(self, rows: NDArray[np.int64]) -> None:
         lots = []
@@ -108,12 +111,12 @@ class Grown:
                 within = np.searchsorted(places, rows[kept])
                 cache.reorder_cache(rows_of(within, self.network.device))
                 lots.append((cache, kept))
-        self.lots, self.logits = lots, self.logits[rows_of(rows, self.network.device)]
+        self.lots, self.last = lots, self.last[rows_of(rows, self.network.device)]
 
     def join(self, other: Decoding) -> None:
         assert isinstance(other, Grown)
-        self.lots += [(cache, places + len(self.logits)) for cache, places in other.lots]
-        self.logits = torch.cat([self.logits, other.logits])
+        self.lots += [(cache, places + len(self.last)) for cache, places in other.lots]
+        self.last = torch.cat([self.last, other.last])
 
 
 class Recomputed:
@@ -122,25 +125,25 @@ class Recomputed:
     def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
         self.network = network
         self.rows = [list(prompts[k]) for k in fan]
-        self.logits = self._run([list(p) for p in prompts])[rows_of(fan, network.device)]
+        self.last = self._run([list(p) for p in prompts])[rows_of(fan, network.device)]
 
     def _run(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for k, row in enumerate(rows):
             ids[k, : len(row)] = row
         hidden = self.network.run(rows_of(ids, self.network.device))
-        return self.network.logits(hidden[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in rows])])
+        return hidden[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in rows])]
 
     def feed(self, tokens: NDArray[np.int64]) -> None:
         for row, token in zip(self.rows, tokens, strict=True):
             row.append(int(token))
-        self.logits = self._run(self.rows)
+        self.last = self._run(self.rows)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         self.rows = [list(self.rows[k]) for k in rows]
-        self.logits = self.logits[rows_of(rows, self.network.device)]
+        self.last = self.last[rows_of(rows, self.network.device)]
 
     def join(self, other: Decoding) -> None:
         assert isinstance(other, Recomputed)
         self.rows += other.rows
-        self.logits = torch.cat([self.logits, other.logits])
+        self.last = torch.cat([self.last, other.last])

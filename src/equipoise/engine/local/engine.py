@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.engine import flops
-from equipoise.engine.batch import REDUCTIONS
+from equipoise.engine.batch import REDUCTIONS, origin
 from equipoise.engine.local import adaptation, sampler, state
 from equipoise.engine.local.learner import Learner, Metrics, named
 from equipoise.engine.local.network import Network
@@ -115,7 +115,13 @@ class LocalEngine:
         def respond(row: sampler.Row) -> Response:
             return self._response(row, decoder, str(keys[row.prompt] / row.sample), policy)
 
-        rules = sampler.Rules(decoder, frozenset(self._info.eos), self._info.context, self.decode, respond, reply)
+        def heads(last: Tensor) -> Mapping[str, Tensor]:
+            names = sorted(decoder.adjust.needs) if decoder.adjust else ()
+            return {name: self._learner.head(name)(last.to(self._learner.dtype)) for name in map(_head_name, names)}
+
+        rules = sampler.Rules(
+            decoder, frozenset(self._info.eos), self._info.context, self.decode, respond, reply, heads
+        )
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
         with self._as(policy), self._network.autocast():
             rows, cost = sampler.sample(
@@ -139,7 +145,7 @@ class LocalEngine:
             row.segment,
             stop=row.stop or "length",
             temperature=decoder.temperature,
-            origin="policy" if policy == "current" else policy,
+            origin=origin(policy, decoder),
             version=self.steps,
             key=key,
         )
@@ -274,6 +280,10 @@ class LocalEngine:
         adaptation.export(self._network.model, self._wrapper, self.tokenizer, Path(folder), merge)
 
 
+def _head_name(need: str) -> str:
+    return need.removeprefix("head:")
+
+
 def _adamw(parameters: Iterable[nn.Parameter], o: Optimiser, device: torch.device) -> torch.optim.AdamW:
     """Decay is for matrices: it would pull the scales of norms, and biases, away from what they mean."""
     every = list(parameters)
@@ -291,10 +301,16 @@ def _mix(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
 
 
 def describe(
-    network: Network, name: str, revision: str | None, eos: tuple[int, ...], context: int, recompute: bool
+    network: Network,
+    name: str,
+    revision: str | None,
+    eos: tuple[int, ...],
+    context: int,
+    recompute: bool,
+    extra: int = 0,
 ) -> ModelInfo:
     """Sizes of a model. Parameters shared by the table and the head are counted once in all, and as head; of a
-    mixture's experts, those that a token visits."""
+    mixture's experts, those that a token visits. ``extra``: parameters of heads, counted with the output head."""
     model, config = network.model, network.config
     table = {id(p) for p in model.get_input_embeddings().parameters()}
     output = model.get_output_embeddings()
@@ -314,7 +330,7 @@ def describe(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         body=body,
-        head=sum(p.numel() for p in output.parameters()),
+        head=sum(p.numel() for p in output.parameters()) + extra,
         layers=int(config.num_hidden_layers),
         width=heads * size,
         vocabulary=network.vocabulary,

@@ -63,28 +63,41 @@ class Learner:
         temperature = [r.temperature or 1.0 for g in kept for r in g.responses for _ in range(int(r.trained.sum()))]
         return Micro(tuple(pieces), kept, rows, torch.tensor(temperature, device=self.network.device))
 
-    def outputs(self, micro: Micro, needs: Sequence[str]) -> Outputs:
-        """Log-probs and whatever else is needed, for the trained tokens of a micro-batch, in order."""
+    def outputs(self, micro: Micro, needs: Sequence[str], frozen: bool = False) -> Outputs:
+        """Log-probs and whatever else is needed, for the trained tokens of a micro-batch, in order. ``frozen``: only
+        heads are differentiable."""
         rows, device = micro.rows, self.network.device
         read = torch.from_numpy(rows.read).to(device)
         target = torch.from_numpy(rows.target).to(device)
-        with self.network.autocast():
+        with self.network.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             hidden = self.network.hidden(rows).index_select(0, read)
             reduced = dict(self.network.logprobs(hidden, target, micro.temperature, reductions(needs)))
         names = [need.removeprefix("head:") for need in needs if need.startswith("head:")]
-        heads = {name: self._head(name)(hidden.to(self.dtype)) for name in names}
+        heads = {name: self._read_head(name, hidden.to(self.dtype), target) for name in names}
         return Outputs(reduced.pop("logp"), heads, reduced)
 
-    def _head(self, name: str) -> nn.Module:
+    def _read_head(self, name: str, hidden: Tensor, target: Tensor) -> Tensor:
+        """[T, K]; of a head with a column per vocabulary entry that of the token, [T, 1]: [T, V] is never held."""
+        head = self.head(name)
+        if not name.endswith("[V]"):
+            values: Tensor = head(hidden)
+            return values
+        return (hidden * head.weight[target]).sum(-1, keepdim=True) + head.bias[target][:, None]
+
+    def head(self, name: str) -> nn.Linear:
         if name not in self.heads:
             raise ArgumentError(f"no head is called {name!r}; this engine was loaded with {sorted(self.heads)}.")
         if not self.network.splits:
             raise ArgumentError(f"head {name!r}: this model's hidden states cannot be read, only its logits.")
-        return self.heads[name]
+        found = self.heads[name]
+        assert isinstance(found, nn.Linear)
+        return found
 
     def _columns(self, need: str) -> int:
-        head = self._head(need[5:]) if need.startswith("head:") else None
-        return head.out_features if isinstance(head, nn.Linear) else 1
+        if not need.startswith("head:"):
+            return 1
+        head = self.head(need[5:])
+        return 1 if need.endswith("[V]") else head.out_features
 
     @torch.no_grad()
     def read(self, groups: Sequence[Group], needs: Sequence[str]) -> list[TokenNotes]:
@@ -125,8 +138,8 @@ class Learner:
     ) -> Tensor:
         """One loss: in one pass if it is one micro-batch, else in two. Returns logp [T], detached."""
         if len(unit) == 1:
-            out = self.outputs(unit[0], needs)
-            self._charge(unit[0].rows, training=True)
+            out = self.outputs(unit[0], needs, objective.frozen)
+            self._charge(unit[0].rows, training=True, frozen=objective.frozen)
             loss = objective.loss(out, self._flat(unit[0].groups, totals))
             _check(loss, unit[0].groups)
             if loss.per_group.requires_grad:
@@ -160,10 +173,11 @@ class Learner:
         back = torch.argsort(order)
         gap, start = 0.0, 0
         for micro, before in zip(unit, first, strict=True):
-            out = self.outputs(micro, needs)
-            self._charge(micro.rows, training=True)
+            out = self.outputs(micro, needs, objective.frozen)
+            self._charge(micro.rows, training=True, frozen=objective.frozen)
             places = back[start : start + len(out.logp)]
             pairs = [(t, s[places]) for t, s in zip(_tensors(out), slopes, strict=True) if s is not None]
+            pairs = [(t, s) for t, s in pairs if t.requires_grad]
             torch.autograd.backward([t for t, _ in pairs], [s for _, s in pairs])
             gap = max(gap, float((out.logp.detach() - before.logp).abs().max()))
             start += len(out.logp)
@@ -173,9 +187,11 @@ class Learner:
     def _flat(self, groups: Sequence[Group], totals: Totals) -> Batch:
         return flatten(groups, totals, self.network.device, self.dtype)
 
-    def _charge(self, rows: Rows, training: bool) -> None:
+    def _charge(self, rows: Rows, training: bool, frozen: bool = False) -> None:
         scored = len(rows.target)
-        work = (flops.training if training else flops.forward)(self.info, rows.tokens, rows.seen, scored)
+        full = training and not frozen
+        work = (flops.training if full else flops.forward)(self.info, rows.tokens, rows.seen, scored)
+        work += 2 * flops.forward(self.info, 0, 0, scored) if training and frozen else 0  # the heads' gradient
         self.cost += Cost(trained_tokens=scored if training else 0, flops=work)
 
 
@@ -266,6 +282,7 @@ def _mismatch(unit: Sequence[Micro], logp: Tensor, version: int, metrics: Metric
     for micro in unit:
         for response in (r for g in micro.groups for r in g.responses):
             known = response.logprobs is not None and response.version == version and response.temperature > 0
+            known = known and response.origin == "policy"  # not of an adjusted distribution
             values = response.logprobs if known and response.logprobs is not None else np.zeros(len(response.ids))
             recorded.append(values[response.trained])
             current.append(np.full(int(response.trained.sum()), known))

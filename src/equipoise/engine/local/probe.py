@@ -114,7 +114,7 @@ def _decoded(
     rows = [(second, wanted[1]), (first, wanted[0]), (second, wanted[1])]
     pairs = []
     for left in range(steps, -1, -1):
-        pairs += [(state.logits[k], w[len(x) - left - 1]) for k, (x, w) in enumerate(rows)]
+        pairs += [(network.logits(state.last[k : k + 1])[0], w[len(x) - left - 1]) for k, (x, w) in enumerate(rows)]
         if left:
             state.feed(np.array([x[len(x) - left] for x, _ in rows]))
     return pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,12 @@ class Rules:
     decode: Callable[[Sequence[int]], str]
     respond: Callable[[Row], Response]
     reply: Callable[[Response], Sequence[int] | None] | None = None
+    heads: Callable[[Tensor], Mapping[str, Tensor]] = lambda last: {}  # [B, D] -> what the decoder's adjustment reads
+
+    def logits(self, network: Network, last: Tensor) -> Tensor:
+        """[B, D] -> [B, V], adjusted where the decoder says so."""
+        plain, adjust = network.logits(last), self.decoder.adjust
+        return plain if adjust is None else adjust.run(plain, self.heads(last))
 
     def stop(self, row: Row) -> Stop | None:
         """After a sampled token."""
@@ -110,7 +116,7 @@ def sample(
             wave = wave + entering
             continue
         assert state is not None
-        tokens = _advance(wave, state.logits, rules)
+        tokens = _advance(wave, rules.logits(network, state.last), rules)
         live = [k for k, row in enumerate(wave) if row.stop is None]
         if len(live) <= LEAVE * len(wave):
             wave, tokens = [wave[k] for k in live], tokens[live]
