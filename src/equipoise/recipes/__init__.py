@@ -41,15 +41,15 @@ def method(name: str) -> Method:
 
 
 def build(name: str, task: Task, **arguments: object) -> Recipe:
-    """The recipe of a method on a task. Raises UnknownName for an argument that it does not take, or a choice that an
-    argument does not have."""
+    """The recipe of a method on a task. Raises UnknownName for an argument that it does not take,
+    ArgumentError for a choice that an argument does not have."""
     found = method(name)
     for given, value in arguments.items():
         if given not in found.arguments:
             raise UnknownName(f"argument of {name}", given, found.arguments)
         kind = found.arguments[given].annotation
         if get_origin(kind) is Literal and value not in get_args(kind):
-            raise UnknownName(f"{given} of {name}", str(value), [str(choice) for choice in get_args(kind)])
+            raise ArgumentError(f"{name}: {given}={value!r}: expected {' or '.join(map(repr, get_args(kind)))}")
     _fits(found, task)
     try:
         return found.build(task, **arguments)
