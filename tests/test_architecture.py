@@ -25,6 +25,7 @@ LAYERS = [
     {"job"},
     {"trial"},
     {"report"},
+    {"claims"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
