@@ -49,7 +49,8 @@ def build(name: str, task: Task, **arguments: object) -> Recipe:
             raise UnknownName(f"argument of {name}", given, found.arguments)
         kind = found.arguments[given].annotation
         if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ArgumentError(f"{name}: {given}={value!r}: expected {' or '.join(map(repr, get_args(kind)))}")
+            *some, last = map(repr, get_args(kind))
+            raise ArgumentError(f"{name}: {given}={value!r}: expected {', '.join(some)} or {last}")
     _fits(found, task)
     try:
         return found.build(task, **arguments)
