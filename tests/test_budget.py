@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +17,11 @@ from hypothesis import strategies as st
 import toy
 from equipoise import recipes
 from equipoise.budget import Budget, Ledger, Prices, amounts, journalled
+from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import BudgetError
-from equipoise.types import Cost, Score
+from equipoise.keys import Key
+from equipoise.run.loop import Schedule
+from equipoise.types import Cost, Group, Score
 
 
 def test_fraction_is_the_largest_and_money_comes_from_prices() -> None:
@@ -101,3 +107,69 @@ def test_a_limit_that_is_no_longer_spent_ends_the_run(tmp_path: Path) -> None:
     hopeless = dataclasses.replace(toy.TASK, verify=lambda ps, ts: [Score(0.0, "wrong") for _ in ts])
     loop = toy.loop(tmp_path / "run", "grpo", Budget(trained_tokens=100), task=hopeless)
     assert loop.run().startswith("stalled")
+
+
+def test_the_first_of_several_limits_stops_and_the_clock_is_the_largest_fraction(tmp_path: Path) -> None:
+    limits = {"generated_tokens": 600.0, "trained_tokens": 450.0, "flops": 9_000.0}
+    for first in limits:  # each in turn is made the tight one
+        tight = {unit: limit if unit == first else 20 * limit for unit, limit in limits.items()}
+        loop = toy.loop(tmp_path / first, "grpo", Budget(**tight))  # type: ignore[arg-type]
+        assert loop.run() == "budget spent"
+        shares = {u: amounts(loop.ledger.spent, loop.ledger.prices)[u] / limit for u, limit in tight.items()}
+        assert shares[first] > 0.7 and all(share < 0.2 for u, share in shares.items() if u != first)
+        lines = loop.folder.lines("metrics.jsonl")
+        assert len(lines) > 3
+        for before, line in zip([{"fraction": 0.0}, *lines], lines, strict=False):
+            assert line["fraction"] == pytest.approx(max(line[f"spent/{u}"] / limit for u, limit in tight.items()))
+            if "lr" in line:  # of the share that was spent when the step began
+                stage = loop.recipe.stages[0]
+                assert line["lr"] == pytest.approx(stage.lr.lr(before["fraction"], loop.engine.info))
+
+
+class Slow(TabularEngine):
+    """Really takes time: ``pause(call)`` seconds for each draw."""
+
+    pause: Callable[[int], float]
+    calls = 0
+
+    def sample(self, *args: Any, **kwargs: Any) -> list[Group]:
+        self.calls += 1
+        time.sleep(self.pause(self.calls))
+        return super().sample(*args, **kwargs)
+
+
+PAUSES: dict[str, Callable[[int], float]] = {
+    "even": lambda call: 0.27,
+    "growing": lambda call: 0.03 * 1.1**call,
+    "a leap": lambda call: 0.5 if call == 6 else 0.04,
+}
+
+
+@pytest.mark.parametrize("pauses", PAUSES)
+@pytest.mark.parametrize("points", [0, 3])
+def test_seconds_are_exceeded_by_no_more_than_was_not_foreseen(pauses: str, points: int, tmp_path: Path) -> None:
+    limit, engine = 2.0, Slow(len(toy.PROMPTS), 4, 3)
+    engine.pause = PAUSES[pauses]
+
+    def evaluate(key: Key) -> dict[str, float]:
+        time.sleep(0.06)
+        return {"x": 1.0}
+
+    schedule = Schedule(points, Cost(), evaluate) if points else None
+    loop = toy.loop(tmp_path / "run", "grpo", Budget(seconds=limit), engine=engine, evaluation=schedule)
+    loop.ledger.start_clock()
+    assert loop.run() == "budget spent"
+    over = loop.ledger.spent.seconds - limit
+    laps = loop.folder.lines("timings.jsonl")
+    steps = [
+        sum(v for k, v in lap.items() if k.endswith("_s") and k != "evaluate_s") for lap in laps if "train_s" in lap
+    ]
+    tests = [lap["evaluate_s"] for lap in laps if lap["evaluate_s"] > 0.05]
+    assert over <= _unforeseen(steps) + _unforeseen(tests) + 0.1  # files and checkpoints beside the steps
+    assert len(steps) >= 4 and over > -0.6 * limit
+    assert bool(tests) == bool(points)
+
+
+def _unforeseen(seconds: list[float]) -> float:
+    """How much the last took beyond 1.25 times the longest before it."""
+    return max(0.0, seconds[-1] - 1.25 * max(seconds[:-1])) if len(seconds) > 1 else sum(seconds)

@@ -28,6 +28,7 @@ from equipoise.verify import check_failures, failed
 # Groups without gradient are not trained on, so under a limit on trained tokens a solved task would go on forever.
 IDLE = 100
 READ = ("logp", "logsumexp")  # outputs of other policies that an objective may ask for, as "<output>:<policy>"
+LONGER = 1.25  # than the longest before it, the most that a step or an evaluation is expected to take
 MISMATCH = 0.01  # nats a token between sampler and learner, mean of a step: above it something is wrong
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -135,7 +136,7 @@ class Loop:
         reason = "budget spent"
         if not self.at.opened:
             self.at.opened = True
-            if "policy:base" in self.recipe.needs or any(s.restart for s in self.recipe.stages):
+            if any(n.endswith(":base") for n in self.recipe.needs) or any(s.restart for s in self.recipe.stages):
                 self.engine.combine("base", {"current": 1.0})
             self._evaluate({"step": 0}, {})
             self.save()
@@ -164,19 +165,16 @@ class Loop:
             return "steps done"
         if self._out_of_time():
             return "budget spent"
-        started = time.monotonic()
         try:
-            ended = self._step(stage)
+            return self._step(stage)
         except Diverged as e:
             raise Diverged(f"step {self.ledger.step}: {e}. {KEPT}") from e
-        self.at.longest_s = max(self.at.longest_s, time.monotonic() - started)
-        return ended
 
-    def _out_of_time(self) -> bool:
+    def _out_of_time(self, steps: int = 1, evaluations: int = 1) -> bool:
+        """Whether so many more might pass a limit of seconds: each may take a quarter longer than the longest yet."""
         limit = self.ledger.budget.seconds
-        if limit is None:
-            return False
-        return self.ledger.spent.seconds + 1.25 * (self.at.longest_s + self.at.evaluation_s) > limit
+        ahead = steps * self.at.longest_s + evaluations * self.at.evaluation_s
+        return limit is not None and self.ledger.spent.seconds + LONGER * ahead > limit
 
     def _enter(self, stage: Stage) -> None:
         # Weights are set even where they stay the same: that clears the optimiser, so a stage begins afresh.
@@ -307,6 +305,7 @@ class Loop:
             text = f"step {self.at.step}: sampler and learner differ by {found['mismatch']:.3g} nats a token on average"
             self.report({"event": "alarm", "text": f"{text}, more than {MISMATCH}; the policy gradient is biased"})
         clock.lap("record")
+        self.at.longest_s = max(self.at.longest_s, sum(clock.laps.values()))
         self._evaluate(line, clock.laps)
 
     def _evaluate(self, line: dict[str, Any], laps: dict[str, float]) -> None:
@@ -328,8 +327,7 @@ class Loop:
 
     def _evaluated(self, schedule: Schedule) -> dict[str, float]:
         fits, _ = self.ledger.reserve([schedule.bound])
-        late = self.ledger.budget.seconds
-        if late is not None and self.ledger.spent.seconds + 1.25 * self.at.evaluation_s > late:
+        if self._out_of_time(0, 1 if self.at.closed else 2):  # the last one goes before those on the way
             fits = 0
         started = time.monotonic()
         self.at.evaluated += 1
