@@ -51,6 +51,7 @@ TASK = Task(
 
 SIZES: Mapping[str, Any] = {"prompts": 6, "samples": 6, "lr": 1.0, "pairs": 6, "demonstrations": 6, "fit": 12}
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
+    "q_sharp": {"lr": 20.0, "fit": 6, "top": 0},  # a table has an entry for each prefix and token
     "bnpo": {"lr": 8.0},  # a narrow density makes advantages small
     "oreal": {"lr": 60.0, "warmup": 0.2},  # a head of its own for each prefix is learned slowly
     "copg": {"lr": 4.0},  # a log of the start policy, read four times
@@ -100,6 +101,12 @@ def loop(path: Path, method: str, budget: Budget, seed: int = 0, task: Task = TA
     made = recipe(method, TASKS.get(method, TASK) if task is TASK else task, **options.pop("arguments", {}))
     ledger = Ledger(budget, file=(folder / "ledger.jsonl").open("a"))
     return Loop(made, options.pop("engine", None) or engine(made.needs), ledger, folder, seed, **options)
+
+
+def tested(run: Loop) -> TabularEngine:
+    """The policy that is evaluated: as the recipe decodes it."""
+    assert isinstance(run.engine, TabularEngine)
+    return run.engine if run.recipe.adjust is None else run.engine.decoded(run.recipe.adjust)
 
 
 def success(policy: TabularEngine, right: Callable[[Prompt, str], float] | None = None) -> float:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import toy
+from equipoise.budget import Budget, Ledger
+from equipoise.engine.batch import count
 from equipoise.engine.local import load
+from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import ArgumentError
 from equipoise.keys import Key
-from equipoise.parts import decoders
-from equipoise.types import Adjust, Decoder, Prompt
+from equipoise.parts import decoders, objectives, sources
+from equipoise.protocols import Context
+from equipoise.types import Adjust, Decoder, Group, Prompt, Response, Score
 
 DOUBLED = Adjust("doubled", lambda logits, heads: 2 * logits)
 PROMPT = dataclasses.replace(toy.PROMPTS[0], ids=(0,))
@@ -39,7 +44,8 @@ def test_the_local_engine_draws_from_and_records_the_adjusted_distribution() -> 
     for x, y in zip(a.responses, b.responses, strict=True):
         assert x.ids.tolist() == y.ids.tolist() and x.logprobs == pytest.approx(y.logprobs, abs=1e-5)
         assert x.origin == "policy, doubled"
-    engine.trained["head:success[V].bias"].data[5] = 50.0  # the head speaks for token 5
+    bias = engine.trained["head:success[V].bias"].data
+    bias[:], bias[5] = -200.0, 50.0  # the head speaks for token 5 alone
     forced = decoders.guided("success[V]", 0.01)
     (c,) = engine.sample([prompt], 2, Decoder(3, adjust=forced), [Key((0,))])
     assert all(r.ids.tolist() == [5, 5, 5] for r in c.responses)
@@ -54,7 +60,7 @@ def descended(logits: torch.Tensor, steps: int, delta: float, kl: float, lr: flo
         for _ in range(steps):
             p, p0 = z.log_softmax(-1), row.log_softmax(-1)
             entropy = -(p.exp() * p).sum()
-            if float(entropy) < delta:
+            if float(entropy.detach()) < delta:
                 break
             adam.zero_grad()
             (entropy + kl * (p0.exp() * (p0 - p)).sum()).backward()
@@ -92,3 +98,76 @@ def test_bad_decoders_are_refused() -> None:
         decoders.guided("success[V]", 0.0)
     with pytest.raises(ArgumentError, match=r"named x\[V\]"):
         decoders.guided("value", 1.0)
+
+
+def exact_odds(engine: TabularEngine, reward: Callable[[Response], float]) -> torch.Tensor:
+    """Log-odds of E[reward | prompt, prefix, token, the policy goes on], as the head's table [1, prefixes, V]."""
+    every = [(r, float(engine.logp(PROMPT, r).detach().exp()), reward(r)) for r in engine.responses(PROMPT)]
+    table = torch.zeros(1, len(engine.prefixes), engine.vocabulary, dtype=torch.float64)
+    for prefix, row in engine.prefixes.items():
+        for token in range(engine.vocabulary):
+            want = [*prefix, token]
+            mine = [(p, z) for r, p, z in every if r.ids.tolist()[: len(want)] == want]
+            share = sum(p * z for p, z in mine) / sum(p for p, _ in mine)
+            table[0, row, token] = torch.tensor(share, dtype=torch.float64).clamp(1e-15, 1 - 1e-15).logit()
+    return table
+
+
+@pytest.mark.parametrize("eta", [0.2, 1.0, 5.0])
+def test_guided_by_the_exact_value_is_the_exponentially_tilted_policy(eta: float) -> None:
+    """pi(y) e^(Z(y)/eta) / norm over whole responses, on a tree whose every response is listed."""
+    engine = toy.random_policy(5, vocabulary=3, length=3, heads=["success[V]"])
+    right = lambda r: float(sum(r.ids.tolist()) % 2)  # noqa: E731
+    engine.weights["head:success[V]"].data.copy_(exact_odds(engine, right))
+    guided = engine.decoded(decoders.guided("success[V]", eta))
+    every = engine.responses(PROMPT)
+    tilted = torch.stack([engine.logp(PROMPT, r) + right(r) / eta for r in every]).detach().softmax(0)
+    got = torch.stack([guided.logp(PROMPT, r) for r in every]).detach().exp()
+    torch.testing.assert_close(got, tilted, rtol=1e-9, atol=1e-12)
+
+
+def test_fitting_outcomes_moves_the_head_alone_towards_the_rate_of_success() -> None:
+    engine = toy.random_policy(6, heads=["success[V]"])
+    responses = (toy.response([1, 0]), toy.response([1, 0]), toy.response([2, 0]), toy.response([1, 2]))
+    group = Group(PROMPT, responses, tuple(Score(z) for z in (1.0, 0.0, 0.0, 1.0)))
+    before = engine.weights["logits"].detach().clone()
+    for _ in range(400):
+        engine.backward([group], objectives.outcome_error("success[V]"), count([group]))
+        engine.step(4.0)
+    rates = engine.weights["head:success[V]"].detach().sigmoid()[0]
+    assert float(rates[engine.prefixes[()], 1]) == pytest.approx(2 / 3, abs=1e-3)
+    assert float(rates[engine.prefixes[(1,)], 0]) == pytest.approx(1 / 2, abs=1e-3)
+    assert torch.equal(engine.weights["logits"].detach(), before)
+
+
+def test_a_head_is_trained_and_the_model_under_it_is_not() -> None:
+    engine = load("tiny", device="cpu", dtype="float32", heads=["success[V]"])
+    prompt = engine.encode(Prompt("p", messages=({"role": "user", "content": "What is 12+7?"},)))
+    (group,) = engine.sample([prompt], 4, Decoder(6), [Key((0,))])
+    group = dataclasses.replace(group, scores=tuple(Score(float(i % 2)) for i in range(4)))
+    before = {k: v.detach().clone() for k, v in engine.trained.items()}
+    metrics, _ = engine.backward([group], objectives.outcome_error("success[V]"), count([group]))
+    assert metrics["value_loss"][0] / metrics["value_loss"][1] == pytest.approx(math.log(2), rel=1e-5)
+    engine.step(1e-3)
+    moved = {k for k, v in engine.trained.items() if not torch.equal(v, before[k])}
+    assert moved == {"head:success[V].weight", "head:success[V].bias"}
+
+
+def test_rolled_in_tokens_are_another_decoders_and_not_trained() -> None:
+    engine = toy.random_policy(7, prompts=6, vocabulary=4, length=3, heads=["success[V]"])
+    part = sources.begun_by(toy.TASK, 6, 4, decoders.guided("success[V]", 1.0))
+    ctx = Context(engine, Key((0,)), Ledger(Budget(flops=1e9)), lambda *a: engine.bound(*a, 0, 0))
+    groups, state = part(ctx, [], None)
+    assert state == 6 and len(groups) == 6
+    lengths = {int((~r.trained).sum()) for g in groups for r in g.responses if r.trained.any()}
+    assert len(lengths) > 1  # as many prefixes as were drawn
+    for r in (r for g in groups for r in g.responses):
+        assert r.text == engine.decode(r.ids.tolist()) and len(r.ids) <= 3
+        assert not r.trained.any() or r.trained[int((~r.trained).sum()) :].all()
+    spent = ctx.reserved[0][2]
+    assert engine.spent().generated_tokens <= spent.generated_tokens and engine.spent().flops <= spent.flops
+
+
+def test_q_sharp_refuses_what_cannot_be() -> None:
+    with pytest.raises(ArgumentError, match="rounds=0"):
+        toy.recipe("q_sharp", rounds=0)

@@ -5,7 +5,7 @@ The denominators are the step's totals, never a micro-batch's: token, response, 
 """
 
 from equipoise.parts.objectives.contrast import separate
-from equipoise.parts.objectives.critic import value_error
+from equipoise.parts.objectives.critic import outcome_error, value_error
 from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
 from equipoise.parts.objectives.imitation import likelihood
 from equipoise.parts.objectives.outcomes import outcome, right_and_wrong
@@ -31,6 +31,7 @@ __all__ = [
     "likelihood",
     "logit_residual",
     "outcome",
+    "outcome_error",
     "pairwise_residual",
     "preference",
     "ranked",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.objectives.over import denominator, spread
+from equipoise.parts.objectives.over import Over, checked, denominator, spread
 from equipoise.types import Batch, Loss, Objective, Outputs
 
 
@@ -21,3 +21,19 @@ def value_error(clip: float) -> Objective:
 
     needs = frozenset({"head:value", "note:return", "note:value"})
     return Objective(loss, f"0.5 max((v - R)^2, (clip(v, {clip:g}) - R)^2)", denominator("token"), needs=needs)
+
+
+def outcome_error(head: str, over: Over = "token") -> Objective:
+    """-Z log p_t - (1 - Z) log(1 - p_t), p_t = sigmoid of the head at a token, Z in [0, 1] its response's reward: the
+    maximum-likelihood fit of the chance of success after each token. Only the head learns."""
+    checked(over)
+
+    def loss(out: Outputs, batch: Batch) -> Loss:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        z = batch.reward[batch.response]
+        error = binary_cross_entropy_with_logits(out.heads[head][:, 0], z, reduction="none")
+        return Loss(spread(error, batch, over), {"value_loss": (error.detach().sum(), float(len(error)))})
+
+    formula = f"-Z log p_t - (1 - Z) log(1 - p_t), p: {head}"
+    return Objective(loss, formula, denominator(over), frozenset({f"head:{head}"}), frozen=True)

@@ -16,6 +16,7 @@ from equipoise.parts.sources.curricula import (
 )
 from equipoise.parts.sources.draws import take
 from equipoise.parts.sources.given import demonstrations, pairs
+from equipoise.parts.sources.guided import begun_by
 from equipoise.parts.sources.memories import Pool, prompts_of, remembered
 from equipoise.parts.sources.rollouts import refill, sampled
 from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored, whole_groups
@@ -23,6 +24,7 @@ from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, sto
 __all__ = [
     "Curriculum",
     "Pool",
+    "begun_by",
     "by_length",
     "demonstrations",
     "first",
