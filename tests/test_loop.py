@@ -68,7 +68,11 @@ def test_killed_anywhere_and_resumed_is_bit_identical(
             first.run()
         monkeypatch.undo()
         again = Loop(
-            first.recipe, toy.engine(first.recipe.needs), dataclasses.replace(first.ledger, by={}), Folder(path), 0
+            first.recipe,
+            toy.engine(first.recipe.needs, **toy.ENGINES.get(method, {})),
+            dataclasses.replace(first.ledger, by={}),
+            Folder(path),
+            0,
         )
         again.restore()
         again.run()

@@ -60,6 +60,15 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
     "bcpg_nsa": {"lr": 4.0},
     "a_star_po": {"lr": 4.0},
     "rrhf_code": {"rank": 10.0},
+    "sparkle": {"first_share": 0.8, "probe_share": 0.05, "lr": 4.0},
+    "hbpo": {"samples": 2, "budgets": (0.4, 0.7, 1.0), "sentence": "", "lr": 4.0},
+    "per_step_dpo": {"parts": 1, "rollouts": 4, "beta": 1.0, "sft_share": 0.1, "lr": 8.0},
+    "rlgf": {"guide_share": 0.2, "lr": 4.0},
+    "brpo": {"samples": 4, "budgets": (0.4, 0.7), "ending": "", "summary": 2, "lr": 60.0},
+    "score": {"instruction": "3", "progress": 2.0, "baseline": True, "lr": 6.0},
+    "rise": {"feedback": "3", "best_of": 4, "lr": 0.3},
+    "motif": {"template": "{} 3", "continuations": 2, "lr": 8.0},
+    "lm_guided_cot": {"template": "{} 3", "lr": 4.0},
 }
 
 
@@ -82,6 +91,25 @@ TASKS: Mapping[str, Task] = {  # of methods that need another kind of task
 LABEL_FREE = ("empo", "em")  # their own controls: tests/recipes/test_self_signals.py
 
 
+def copying() -> torch.Tensor:
+    """Logits of a policy that says one token and ends, and after "a 3" says a again: who reads hints can be led."""
+    made = TabularEngine(len(PROMPTS), 4, 4)
+    logits = made.weights["logits"].detach().clone()
+    for prefix, row in made.prefixes.items():
+        if prefix:
+            hint = prefix[0] if len(prefix) == 2 and prefix[1] == 3 else 0
+            logits[:, row, hint] += 3.0
+    return logits
+
+
+ENGINES: Mapping[str, Mapping[str, Any]] = {  # of methods that need another engine
+    "score": {"length": 4},  # room for two attempts and a word between
+    "rise": {"length": 4},
+    "motif": {"length": 4, "init": copying()},
+    "lm_guided_cot": {"length": 4, "init": copying()},
+}
+
+
 def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:
     """A method's recipe in toy sizes."""
     known = recipes.method(method).arguments
@@ -89,9 +117,11 @@ def recipe(method: str, task: Task = TASK, **arguments: Any) -> Any:
     return recipes.build(method, task, **sizes | arguments)
 
 
-def engine(needs: frozenset[str] = frozenset(), optimiser: str = "sgd", **arguments: Any) -> TabularEngine:
+def engine(
+    needs: frozenset[str] = frozenset(), optimiser: str = "sgd", length: int = 3, **arguments: Any
+) -> TabularEngine:
     heads = [n.removeprefix("head:") for n in sorted(needs) if n.startswith("head:")]
-    return TabularEngine(len(PROMPTS), 4, 3, heads=heads, optimiser=optimiser, **arguments)
+    return TabularEngine(len(PROMPTS), 4, length, heads=heads, optimiser=optimiser, **arguments)
 
 
 def loop(path: Path, method: str, budget: Budget, seed: int = 0, task: Task = TASK, **options: Any) -> Loop:
@@ -100,7 +130,14 @@ def loop(path: Path, method: str, budget: Budget, seed: int = 0, task: Task = TA
     folder.create()
     made = recipe(method, TASKS.get(method, TASK) if task is TASK else task, **options.pop("arguments", {}))
     ledger = Ledger(budget, file=(folder / "ledger.jsonl").open("a"))
-    return Loop(made, options.pop("engine", None) or engine(made.needs), ledger, folder, seed, **options)
+    return Loop(
+        made,
+        options.pop("engine", None) or engine(made.needs, **ENGINES.get(method, {})),
+        ledger,
+        folder,
+        seed,
+        **options,
+    )
 
 
 def tested(run: Loop) -> TabularEngine:

@@ -201,6 +201,7 @@ _PROVIDERS = {
     "note:right": "credit.pass_rate",
     "note:spared": "credit.spare_right_steps",
     "note:kl_weight": "credit.ease_kl",
+    "note:first_turn": "credit.by_turn",
 }
 
 

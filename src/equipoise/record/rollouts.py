@@ -68,7 +68,7 @@ def rows(
                 "step": step,
                 "stage": stage,
                 "stream": stream,
-                "store": store,
+                "store": None if use == "dropped" else store,
                 "use": use,
                 "group": k,
                 "sample": i,

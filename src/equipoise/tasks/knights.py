@@ -26,13 +26,16 @@ CLAIMS: Mapping[str, Callable[[bool, bool], bool]] = {
 Said = tuple[str, str, str, str]  # speaker, claim, x, y
 
 
-def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """``difficulty + 1`` people, named by letters; each says one thing."""
+def task(difficulty: int = 1, least: int = 0, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
+    """``difficulty + 1`` people, named by letters; each says one thing. ``least``: puzzles of all
+    difficulties from it up to ``difficulty``, evenly; 0: of that one alone."""
     between("knights.difficulty", difficulty, 1, 4)
+    between("knights.least", least, 0, difficulty)
 
     def make(rng: random.Random) -> Prompt:
         while True:
-            people = sorted(rng.sample(string.ascii_uppercase, difficulty + 1))
+            size = 1 + (rng.randint(least, difficulty) if least else difficulty)
+            people = sorted(rng.sample(string.ascii_uppercase, size))
             said = [_claim(rng, speaker, people) for speaker in people]
             answers = solutions(people, said)
             if len(answers) == 1:
@@ -47,7 +50,7 @@ def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: in
         demonstrate=lambda prompt: str(prompt.answer),
         max_new_tokens=8 * (difficulty + 1) + 2,
         sizes={"train": train, "validation": validation, "test": test},
-        knobs={"difficulty": difficulty},
+        knobs={"difficulty": difficulty} | ({"least": least} if least else {}),
     )
 
 

@@ -16,8 +16,10 @@ from equipoise.parts.credit.shaping import penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
 from equipoise.parts.credit.steps import spare_right_steps
 from equipoise.parts.credit.tilted import posterior_weights, subtract_soft_value
+from equipoise.parts.credit.turns import Criterion, by_turn, weigh_turns
 
 __all__ = [
+    "Criterion",
     "Form",
     "Kept",
     "Pool",
@@ -26,6 +28,7 @@ __all__ = [
     "advantages",
     "beta_shape",
     "by_outcome",
+    "by_turn",
     "center",
     "divide_by_density",
     "divide_by_std",
@@ -59,5 +62,6 @@ __all__ = [
     "untrained",
     "values",
     "weigh_by_prefix",
+    "weigh_turns",
     "whiten",
 ]

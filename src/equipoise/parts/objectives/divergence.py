@@ -22,6 +22,7 @@ def kl(
     forward: bool = False,
     corrected: bool = False,
     weight: str | None = None,
+    at: str | None = None,
 ) -> Objective:
     """An estimate per token of KL(pi || policy), with ``forward`` of KL(policy || pi), from the sampler's tokens.
 
@@ -29,7 +30,7 @@ def kl(
     pi is 0 for k1, KL(pi || policy)'s for k2 and KL(policy || pi)'s for k3. ``corrected`` weighs it by the first
     policy over the old one (pi's ratio keeps its gradient), so that value and gradient are those of the divergence
     whoever sampled; for k3 without the constraint that probabilities sum to 1. ``policy`` "old": the one before the
-    update. ``weight``: a response note that multiplies it. 2505.17508."""
+    update. ``weight``: a response note that multiplies it; ``at``: a token note that does. 2505.17508."""
     checked(over)
     if estimator not in ("k1", "k2", "k3"):
         raise ArgumentError(f"estimator={estimator!r}: expected 'k1', 'k2' or 'k3'")
@@ -41,12 +42,17 @@ def kl(
             rho = log_ratio(out, batch)
             value = value * (_bounded(rho.detach() - x.detach()) if forward else rho).exp()
         weighed = value if weight is None else value * batch.notes[weight][batch.response]
+        weighed = weighed if at is None else weighed * batch.notes[at]
         return Loss(spread(weighed, batch, over), {"kl": (value.detach().sum(), float(len(value)))})
 
     first, second = (policy, "pi") if forward else ("pi", policy)
-    times = f"{weight} " * (weight is not None) + f"{first}/old " * (corrected and first != "old")
+    times = (
+        f"{weight} " * (weight is not None)
+        + f"{at} " * (at is not None)
+        + f"{first}/old " * (corrected and first != "old")
+    )
     needs = frozenset[str]() if policy == "old" else frozenset({f"logp:{policy}"})
-    needs |= frozenset() if weight is None else {f"note:{weight}"}
+    needs |= {f"note:{note}" for note in (weight, at) if note is not None}
     return Objective(loss, f"{times}{estimator}({first}, {second})", denominator(over), needs=needs)
 
 

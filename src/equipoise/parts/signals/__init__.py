@@ -2,19 +2,28 @@
 
 from equipoise.parts.signals.agreement import agreement, semantic_entropy
 from equipoise.parts.signals.certainty import Measure, certainty
+from equipoise.parts.signals.continuations import appended, continued
 from equipoise.parts.signals.form import answered
 from equipoise.parts.signals.noise import noisy
+from equipoise.parts.signals.shaped import Form, add_sub_answers, table
 from equipoise.parts.signals.steps import steps
+from equipoise.parts.signals.turns import turns
 from equipoise.parts.signals.verifier import judge, verified
 
 __all__ = [
+    "Form",
     "Measure",
+    "add_sub_answers",
     "agreement",
     "answered",
+    "appended",
     "certainty",
+    "continued",
     "judge",
     "noisy",
     "semantic_entropy",
     "steps",
+    "table",
+    "turns",
     "verified",
 ]

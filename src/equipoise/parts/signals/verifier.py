@@ -19,18 +19,20 @@ def judge(task: Task, groups: list[Group]) -> list[Group]:
     scores = iter(task.verify([p for p, _ in asked], [r.text for _, r in asked]))
     judged = []
     for g in groups:
-        mine = [_truncated(next(scores)) if r.stop == "length" else next(scores) for r in g.responses]
-        responses = [_silenced(r) if s.status in FAILED else r for r, s in zip(g.responses, mine, strict=True)]
+        mine = [truncated(next(scores)) if r.stop == "length" else next(scores) for r in g.responses]
+        responses = [silenced(r) if s.status in FAILED else r for r, s in zip(g.responses, mine, strict=True)]
         judged.append(replace(g, responses=tuple(responses), scores=tuple(mine)))
     return judged
 
 
-def _truncated(score: Score) -> Score:
+def truncated(score: Score) -> Score:
+    """The verdict on a response that was cut off: wrong."""
     status = "wrong" if score.status == "right" else score.status
     return replace(score, value=0.0, status=status, parts=dict.fromkeys(score.parts, 0.0))
 
 
-def _silenced(response: Response) -> Response:
+def silenced(response: Response) -> Response:
+    """Without trained tokens."""
     return replace(response, trained=np.zeros_like(response.trained))
 
 

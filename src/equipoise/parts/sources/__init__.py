@@ -17,17 +17,23 @@ from equipoise.parts.sources.curricula import (
 from equipoise.parts.sources.draws import take
 from equipoise.parts.sources.given import demonstrations, pairs
 from equipoise.parts.sources.guided import begun_by
+from equipoise.parts.sources.levels import by_level
 from equipoise.parts.sources.memories import Pool, prompts_of, remembered
 from equipoise.parts.sources.rollouts import refill, sampled
 from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored, whole_groups
+from equipoise.parts.sources.turns import Teacher, conversed, last_reply_from
 
 __all__ = [
     "Curriculum",
     "Pool",
+    "Teacher",
     "begun_by",
     "by_length",
+    "by_level",
+    "conversed",
     "demonstrations",
     "first",
+    "last_reply_from",
     "most_variable",
     "named",
     "narrowed",
