@@ -92,6 +92,6 @@ def test_functions_are_short() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 size = (node.end_lineno or 0) - node.lineno + 1
-                if size > 100:
+                if size > 60:
                     long.append(f"{path.relative_to(ROOT)}:{node.name} {size}")
     assert not long
