@@ -31,7 +31,7 @@ def rlcr(
     task: Task,
     *,
     form: credit.Form = "paper",
-    warm: float = 0.1,
+    warm: float = 0.2,
     demonstrations: int = 32,
     prompts: int = 8,
     samples: int = 8,
@@ -49,5 +49,5 @@ def rlcr(
         credit=chain(credit.add_brier(form), credit.center()),
         objective=objectives.clipped(0.2, 0.2, "response"),
     )
-    stages = [Stage([s], linear(lr), warm, name="warm") for s in teach] + [Stage([own], linear(lr))]
+    stages = [Stage([s], linear(lr, scale=2.0), warm, name="warm") for s in teach] + [Stage([own], linear(lr))]
     return Recipe("rlcr", stages, Budget(generated_tokens=100_000, trained_tokens=200_000))
