@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from equipoise.budget import Budget
@@ -172,8 +172,10 @@ class Recipe:
             raise ArgumentError(
                 f"{self.name}: stages end at shares {ends} of the budget; expected rising shares in (0, 1]"
             )
+        kept: set[str] = set()
         for stage in self.stages:
-            _named(f"{self.name}, stage {stage.name}", stage)
+            kept |= {event.into for event in stage.events}
+            _named(f"{self.name}, stage {stage.name}", stage, kept)
             for stream in stage.streams:
                 _connect(f"{self.name}, stage {stage.name}", stream)
 
@@ -202,12 +204,15 @@ _PROVIDERS = {
     "note:spared": "credit.spare_right_steps",
     "note:kl_weight": "credit.ease_kl",
     "note:first_turn": "credit.by_turn",
+    "note:budget": "sources.announced",
+    "note:cut": "sources.interrupted",
 }
 
 
-def _named(where: str, stage: Stage) -> None:
-    """Check that every policy that a stage names exists in it. Raises ArgumentError."""
-    known = {"current", "start", "base", *(e.into for e in stage.events)}
+def _named(where: str, stage: Stage, kept: Collection[str]) -> None:
+    """Check that every policy that a stage names exists in it. ``kept``: those of its events and of earlier stages.
+    Raises ArgumentError."""
+    known = {"current", "start", "base", *kept}
     asked = {n.partition(":")[2] for s in stage.streams for n in s.needs if n.startswith(("logp:", "policy:"))}
     for name in sorted(asked.union(*(e.weights for e in stage.events)) - known):
         raise ArgumentError(

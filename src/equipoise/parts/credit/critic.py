@@ -54,37 +54,40 @@ def returns(gamma: float = 1.0, kl: float = 0.0, policy: str = "start") -> Part:
     return Part(name, run, needs, frozenset({"advantage"}))
 
 
-def gae(gamma: float = 1.0, lam: float = 0.95) -> Part:
-    """Token advantages from the value head, and the notes "value" and "return" (before whitening) for its loss.
+def gae(gamma: float = 1.0, lam: float = 0.95, *, kl: float = 0.0, policy: str = "start", head: str = "value") -> Part:
+    """Token advantages from the value head ``head``, and the notes "value" and "return" (before whitening) for its
+    loss. Token rewards are -kl (log pi_sampler - log pi_policy), and the score at the last trained token; untrained
+    tokens are skipped when bootstrapping."""
 
-    The score arrives at the last trained token; untrained tokens are skipped when bootstrapping."""
-
-    def one(group: Group, heads: tuple[NDArray[np.floating], ...]) -> Group:
+    def one(
+        group: Group, heads: Sequence[NDArray[np.floating]], anchor: Sequence[NDArray[np.floating]] | None
+    ) -> Group:
         r, live = values(group)
-        a: list[Array] = []
-        v: list[Array] = []
-        ret: list[Array] = []
-        for i, (response, head) in enumerate(zip(group.responses, heads, strict=True)):
+        notes: dict[str, list[Array]] = {"advantage": [], "value": [], "return": []}
+        for i, (response, out) in enumerate(zip(group.responses, heads, strict=True)):
             mask = response.trained
-            old = np.asarray(head, dtype=np.float64).reshape(len(response.ids))[mask]
+            old = np.asarray(out, dtype=np.float64).reshape(len(response.ids))[mask]
             rewards = np.zeros(len(old))
+            if anchor is not None:
+                assert response.logprobs is not None
+                rewards -= kl * (response.logprobs - anchor[i])[mask]
             if len(old):
-                rewards[-1] = r[i] if live[i] else 0.0
+                rewards[-1] += r[i] if live[i] else 0.0
             got = advantages(rewards, old, gamma, lam)
-            for store, x in ((a, got), (v, old), (ret, got + old)):
+            for name, x in (("advantage", got), ("value", old), ("return", got + old)):
                 full = np.zeros(len(response.ids))
                 full[mask] = x
-                store.append(full)
-        return noted(
-            group,
-            advantage=Note("token", tuple(a)),
-            value=Note("token", tuple(v)),
-            **{"return": Note("token", tuple(ret))},
-        )
+                notes[name].append(full)
+        return noted(group, **{name: Note("token", tuple(x)) for name, x in notes.items()})
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        outs = ctx.engine.outputs(groups, ["head:value"]) if groups else []
-        return [one(g, out["head:value"]) for g, out in zip(groups, outs, strict=True)], state
+        outs = ctx.engine.outputs(groups, [f"head:{head}"]) if groups else []
+        read = ctx.engine.outputs(groups, ["logp"], policy) if kl and groups else []
+        anchors = [out["logp"] for out in read] if kl else [None] * len(groups)
+        both = zip(groups, outs, anchors, strict=True)
+        return [one(g, out[f"head:{head}"], anchor) for g, out, anchor in both], state
 
+    needs = frozenset({"scores", f"head:{head}", *([f"policy:{policy}"] if kl else [])})
     gives = frozenset({"advantage", "note:value", "note:return"})
-    return Part(f"gae({gamma:g}, {lam:g})", run, frozenset({"scores", "head:value"}), gives)
+    terms = f", -{kl:g} k1(pi, {policy})" * (kl != 0) + f", {head}" * (head != "value")
+    return Part(f"gae({gamma:g}, {lam:g}{terms})", run, needs, gives)
