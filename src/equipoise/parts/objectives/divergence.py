@@ -78,7 +78,7 @@ def keep_within(policy: str, limit: float, weight: float) -> Objective:
         beyond = (found.per_group.detach().sum() - limit).clamp(min=0.0)
         return Loss(weight * beyond * found.per_group, found.metrics)
 
-    formula = f"sg({weight:g} max(0, K - {limit:g})) K, K = {estimate.formula}"
+    formula = f"[sg({weight:g} max(0, K - {limit:g})) K; K = {estimate.formula}]"
     return Objective(loss, formula, estimate.denominator, estimate.needs, scope="batch")
 
 
