@@ -236,7 +236,7 @@ def _begun(p: Prepared) -> str:
     """The budget in force and how often it pays for an evaluation."""
     own = "" if p.settings.budget.limits() else f" ({p.recipe.name}'s own: none was given)"
     rare = " (the budget pays for no more; --eval.points asks for them)" if p.settings.eval.points is None else ""
-    often = f"{p.points} evaluations on the way{rare if p.points < EVAL_POINTS else ''}"
+    often = f"up to {p.points} evaluations on the way{rare if p.points < EVAL_POINTS else ''}"
     return f"budget: {p.budget}{own}; {often}"
 
 
