@@ -56,8 +56,8 @@ def tune(claim: Claim, seed: int, out: Path, jobs: int, console: Console) -> dic
     """
     if claim.lr_scales == (1.0,):
         return {arm.label: Tuned(None, {}) for arm in claim.arms}
-    grid = {arm: [default_lr(claim, arm) * scale for scale in claim.lr_scales] for arm in claim.arms}
-    tries = [_try(arm, lr) for arm, rates in grid.items() for lr in rates]
+    grid = [(arm, [default_lr(claim, arm) * scale for scale in claim.lr_scales]) for arm in claim.arms]
+    tries = [_try(arm, lr) for arm, rates in grid for lr in rates]
     console.print(f"{claim.id}: tuning, {len(tries)} runs on {claim.tuning_share:.0%} of the budget", highlight=False)
     budget = {unit: claim.tuning_share * limit for unit, limit in claim.budget.items()}
     # no scheduled evaluation, and the least test that a run can have: nothing reads it
@@ -69,7 +69,7 @@ def tune(claim: Claim, seed: int, out: Path, jobs: int, console: Console) -> dic
         raise KeyboardInterrupt
     failed = {f["method"] for f in done.result["failed"]}
     found: dict[str, Tuned] = {}
-    for arm, rates in grid.items():
+    for arm, rates in grid:
         folders = {lr: run_folder(out, name, seed) for lr in rates if (name := _try(arm, lr).label) not in failed}
         found[arm.label] = best(claim, arm, {lr: held_out(claim, arm, folders.get(lr)) for lr in rates})
     return found
