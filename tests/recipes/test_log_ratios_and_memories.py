@@ -20,6 +20,7 @@ from equipoise.errors import ArgumentError
 from equipoise.keys import Key
 from equipoise.parts import credit, objectives, signals, sources
 from equipoise.protocols import Context, Part, chain
+from equipoise.record.metrics import describe
 from equipoise.tasks import addition
 from equipoise.types import Group, Note, Objective, Prompt, Response, Score
 from toy import PROMPTS, random_policy
@@ -386,6 +387,18 @@ def test_mining_of_one_changes_nothing_and_zero_leaves_right_steps_alone() -> No
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
 
 
+def test_a_wrong_response_that_is_pushed_up_by_the_tie_to_the_sampler_is_not_reweighted() -> None:
+    engine = moved(anchored(13), 6)
+    every = [r for r in engine.responses(PROMPT) if len(r.ids) == 3][:2]
+    g = dataclasses.replace(merged(scored(engine, every)), scores=(Score(1.0), Score(0.0, "wrong")))
+    unlikely = dataclasses.replace(g.responses[0], logprobs=np.full(3, -9.0, np.float32))  # D is large: e < 0
+    g = dataclasses.replace(g, responses=(unlikely, g.responses[1]))
+    plain = gradient(engine, [spared(g, [[1, 1, 1]] * 2, 1.0)], objective_of("bcpg_nsa", beta=0.5))
+    mined = gradient(engine, [spared(g, [[1, 1, 1]] * 2, 0.0)], objective_of("bcpg_nsa", beta=0.5))
+    assert float(plain.abs().max()) > 0.1
+    torch.testing.assert_close(mined, plain)
+
+
 def judged(flip: float, text: str = "1 2", n: int = 1) -> list[np.ndarray]:
     engine = toy.engine()
     response = toy.response([int(x) for x in text.split()] + [0], text=text)
@@ -408,6 +421,7 @@ def test_the_columns_of_an_addition_are_its_steps() -> None:
     found = [(text[a:b], ok) for a, b, ok in addition.steps(prompt, text)]
     assert found == [("7+8=15", True), ("5+6=11", False), ("3+4+1=8", True), ("815", False)]
     assert all(ok for *_, ok in addition.steps(prompt, addition.demonstrate(prompt)))
+    assert not any(ok for *_, ok in addition.steps(prompt, "5+6+1=12, 7+8=15"))  # right columns, in the wrong places
 
 
 # -- rrhf ------------------------------------------------------------------------------------------------------------
@@ -478,13 +492,17 @@ def test_the_memory_is_the_last_right_response_and_plain_data(tmp_path: Any) -> 
     assert memory and all(m["text"].startswith(toy.wanted(PROMPTS[int(k[1:])])) for k, m in memory.items())
     kept = {"p0": {"ids": [1, 2, 0], "text": "1 2", "value": 1.0, "answer": "1"}}
     task = dataclasses.replace(toy.TASK, splits={"train": PROMPTS[:1]})
-    for seed in range(6):
+    seen = set()
+    for seed in range(40):
         ctx = dataclasses.replace(loop_context(), key=Key((seed,)))
         (g,), (_, now) = sources.remembered(task, signals.verified(task), 1)(ctx, [], [0, kept])
+        seen.add(g.scores[0].status)
         if g.scores[0].status == "right":
             assert len(g.responses) == 1 and now["p0"]["ids"] == g.responses[0].ids.tolist()
         else:
             assert [r.origin for r in g.responses] == ["policy", "memory"] and now == kept
+            assert describe([g])["reward"] == 0.0  # of what was sampled; the memory was counted when it was
+    assert seen == {"right", "wrong"}
 
 
 def loop_context() -> Context:

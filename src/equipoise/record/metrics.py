@@ -26,7 +26,10 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _scores(groups: Sequence[Group]) -> dict[str, float]:
-    scored = [[s for s in g.scores if s.status not in FAILED] for g in groups]
+    scored = [
+        [s for r, s in zip(g.responses, g.scores, strict=False) if s.status not in FAILED and r.origin != "memory"]
+        for g in groups
+    ]  # what is remembered was counted when it was sampled
     scored = [s for s in scored if s]
     if not scored:
         return {}
