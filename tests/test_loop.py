@@ -33,7 +33,7 @@ def weights(engine: object) -> torch.Tensor:
     return engine.weights["logits"].detach().clone()
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in toy.LABEL_FREE])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in toy.LABEL_FREE + toy.WITH_CONTEXT])
 def test_every_method_beats_its_shuffled_control(method: str, tmp_path: Path) -> None:
     """Learning: exact pass rate over 3 seeds, more than 3 standard errors above the same method on shuffled rewards."""
     budget, rates = Budget(flops=60_000.0), {}

@@ -68,6 +68,8 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {  # of single methods, over SIZES
     "score": {"instruction": "3", "progress": 2.0, "baseline": True, "lr": 6.0},
     "rise": {"feedback": "3", "best_of": 4, "lr": 0.3},
     "motif": {"template": "{} 3", "continuations": 2, "lr": 8.0},
+    "canoe": {"separator": "", "low": 0.0, "high": 9.0, "lr": 8.0},
+    "text2sql_rl": {"words": 0.0, "form": 0.0, "sft_share": 0.3},
     "lm_guided_cot": {"template": "{} 3", "lr": 4.0},
 }
 
@@ -84,10 +86,25 @@ def stating(task: Task) -> Task:
     return dataclasses.replace(task, verify=verify_with)
 
 
+GIVEN = [dataclasses.replace(p, text=f"{p.text} 3", meta={"context": "3"}) for p in PROMPTS]
+
+
+def with_context(task: Task) -> Task:
+    """The task with a token that is given before the response, and called its context."""
+    first = lambda prompts: [dataclasses.replace(p, text=(p.text or "0").split()[0]) for p in prompts]  # noqa: E731
+    judge = task.verify
+    assert judge is not None
+    splits = {"train": GIVEN, "validation": GIVEN, "test": GIVEN}
+    return dataclasses.replace(task, splits=splits, verify=lambda prompts, texts: judge(first(prompts), texts))
+
+
 TASKS: Mapping[str, Task] = {  # of methods that need another kind of task
     "rlcr": stating(TASK),
+    "canoe": with_context(TASK),
 }
 # Methods that read no label: from a uniform policy there is nothing to agree on, so shuffled rewards are no control.
+# Prompts with a given token, which `success` does not read: tests/recipes/test_turns.py has its learning test.
+WITH_CONTEXT = ("canoe",)
 LABEL_FREE = ("empo", "em")  # their own controls: tests/recipes/test_self_signals.py
 
 
@@ -106,6 +123,7 @@ ENGINES: Mapping[str, Mapping[str, Any]] = {  # of methods that need another eng
     "score": {"length": 4},  # room for two attempts and a word between
     "rise": {"length": 4},
     "motif": {"length": 4, "init": copying()},
+    "canoe": {"length": 4},
     "lm_guided_cot": {"length": 4, "init": copying()},
 }
 

@@ -15,7 +15,7 @@ from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger
 from equipoise.engine.batch import count
 from equipoise.engine.tabular import TabularEngine
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, DataError
 from equipoise.keys import Key
 from equipoise.parts import credit, objectives, signals, sources
 from equipoise.parts.sources.spans import spans
@@ -310,12 +310,12 @@ def test_puzzles_of_more_people_come_later() -> None:
         ("score", {"instruction": " "}, "say is empty"),
         ("score", {"first_share": 1.0}, "between 0 and 1"),
         ("rise", {"tau": 0.0}, "tau=0"),
-        ("rise", {"criterion": "most"}, "Did you mean best"),
-        ("rise", {"teacher": "me"}, "Known: best, demonstration"),
+        ("rise", {"criterion": "most"}, "'most'"),
+        ("rise", {"teacher": "me"}, "'me'"),
         ("motif", {"rounds": 0}, "at least 1, which is GRPO"),
         ("motif", {"template": "no place"}, "expected one {}"),
         ("lm_guided_cot", {"distil_share": 0.0}, "between 0 and 1"),
-        ("interleaved", {"form": "some"}, "Known: all, discounted, partial"),
+        ("interleaved", {"form": "some"}, "'some'"),
         ("logic_rl", {"pattern": "("}, "no regular expression"),
     ],
 )
@@ -329,3 +329,48 @@ def test_methods_say_what_a_task_lacks() -> None:
         toy.recipe("interleaved", replace(toy.TASK, steps=None))
     with pytest.raises(ArgumentError, match="demonstrations"):
         toy.recipe("rise", replace(toy.TASK, demonstrate=None), teacher="demonstration")
+
+
+def test_canoe_learns_from_its_own_long_answers(tmp_path: Path) -> None:
+    """The share of right first tokens after the context, against shuffled rewards, over 3 seeds."""
+    rates: dict[str, list[float]] = {"real": [], "control": []}
+    for name, task in (("real", toy.TASK), ("control", toy.shuffled())):
+        for seed in range(3):
+            loop = toy.loop(tmp_path / f"{name}{seed}", "canoe", Budget(flops=60_000.0), seed, toy.with_context(task))
+            loop.run()
+            engine = loop.engine
+            assert isinstance(engine, TabularEngine)
+            pi = torch.softmax(engine.weights["logits"][:, engine.prefixes[(3,)]].detach(), -1)
+            rates[name].append(float(np.mean([pi[i, int(toy.wanted(p))] for i, p in enumerate(toy.PROMPTS)])))
+    gap = np.mean(rates["real"]) - np.mean(rates["control"])
+    error = np.sqrt((np.var(rates["real"], ddof=1) + np.var(rates["control"], ddof=1)) / 3)
+    assert gap > 3 * error and gap > 0.02, rates
+
+
+def test_a_long_answer_stands_for_its_context_and_nothing_is_escaped() -> None:
+    prompt = tasks.load("facts").splits["train"][0]
+    asked = signals.replaced("context", "=>")(prompt, r"Bob \d lives => Rome")
+    question = prompt.messages[0]["content"].removeprefix(prompt.meta["context"])
+    assert asked.messages[0]["content"] == r"Bob \d lives" + question
+    with pytest.raises(DataError, match="column 'other'"):
+        signals.replaced("other", "=>")(prompt, "x => y")
+
+
+@pytest.mark.parametrize(
+    "text, reward", [("a" * 5 + "=> x", 4.0), ("a" * 9 + "=> x", 3.0), ("a => x", 3.0), ("x", 1.0)]
+)
+def test_the_four_rewards_of_a_long_and_a_short_answer(text: str, reward: float) -> None:
+    group = judged(["right"], text)
+    scored = replace(group.scores[0], parts={"itself": 1.0})
+    group = replace(group, prompt=replace(group.prompt, meta={"context": "c" * 10}), scores=(scored,))
+    (made,) = signals.add_form_and_length("context", "=>")(context(table()), [group], None)[0]
+    assert made.scores[0].value == reward and made.scores[0].status == "right"
+
+
+def test_words_and_form_are_added_to_the_verdict() -> None:
+    group = judged(["right", "wrong", "unparsed"])
+    answers = ("SELECT a FROM t", "select B from t", None)
+    scores = tuple(replace(s, answer=a) for s, a in zip(group.scores, answers, strict=True))
+    group = replace(group, prompt=replace(group.prompt, answer="SELECT a FROM t"), scores=scores)
+    (made,) = signals.add_overlap(0.2, 0.1)(context(table()), [group], None)[0]
+    assert [s.value for s in made.scores] == pytest.approx([1.3, 0.2 * 0.75 + 0.1, 0.0])

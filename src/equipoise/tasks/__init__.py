@@ -38,6 +38,8 @@ _TASKS: Mapping[str, _Known] = {
     "countdown": _Known("countdown", "Countdown", "Reach a number from given numbers with + - * /."),
     "lists": _Known("lists", "List operations", "Sort, reverse, filter, count or sum a short list."),
     "knights": _Known("knights", "Knights and knaves", "Find who tells the truth from what each person says."),
+    "facts": _Known("facts", "Facts in a context", "Answer from a context, in a sentence and in a word."),
+    "sql": _Known("sql", "Questions to a table", "Answer questions by a query, executed on random databases."),
     "instruct": _Known("instruct", "Instruction following", "Natural-language prompts with verifiable constraints."),
     "reasoning_gym": _Known("gym", "Reasoning Gym", "Any task of the reasoning-gym library.", "name"),
     "confident": _Known("confident", "With a confidence", "Another task whose replies end with a percentage.", "task"),

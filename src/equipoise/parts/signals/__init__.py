@@ -2,6 +2,8 @@
 
 from equipoise.parts.signals.agreement import agreement, semantic_entropy
 from equipoise.parts.signals.certainty import Measure, certainty
+from equipoise.parts.signals.closeness import add_overlap
+from equipoise.parts.signals.contexts import add_form_and_length, replaced
 from equipoise.parts.signals.continuations import appended, continued
 from equipoise.parts.signals.form import answered
 from equipoise.parts.signals.noise import noisy
@@ -13,6 +15,8 @@ from equipoise.parts.signals.verifier import judge, verified
 __all__ = [
     "Form",
     "Measure",
+    "add_form_and_length",
+    "add_overlap",
     "add_sub_answers",
     "agreement",
     "answered",
@@ -21,6 +25,7 @@ __all__ = [
     "continued",
     "judge",
     "noisy",
+    "replaced",
     "semantic_entropy",
     "steps",
     "table",
