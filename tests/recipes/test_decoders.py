@@ -145,9 +145,10 @@ def test_a_head_is_trained_and_the_model_under_it_is_not() -> None:
     prompt = engine.encode(Prompt("p", messages=({"role": "user", "content": "What is 12+7?"},)))
     (group,) = engine.sample([prompt], 4, Decoder(6), [Key((0,))])
     group = dataclasses.replace(group, scores=tuple(Score(float(i % 2)) for i in range(4)))
+    engine.trained["head:success[V].weight"].data[:] = 0.01  # else no gradient would reach the model anyway
     before = {k: v.detach().clone() for k, v in engine.trained.items()}
     metrics, _ = engine.backward([group], objectives.outcome_error("success[V]"), count([group]))
-    assert metrics["value_loss"][0] / metrics["value_loss"][1] == pytest.approx(math.log(2), rel=1e-5)
+    assert metrics["value_loss"][0] / metrics["value_loss"][1] == pytest.approx(math.log(2), rel=0.2)
     engine.step(1e-3)
     moved = {k for k, v in engine.trained.items() if not torch.equal(v, before[k])}
     assert moved == {"head:success[V].weight", "head:success[V].bias"}

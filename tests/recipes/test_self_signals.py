@@ -58,6 +58,8 @@ def test_truncated_samples_and_failed_verdicts_do_not_vote() -> None:
     failed = dataclasses.replace(group.scores[3], status="timeout", answer=None)
     group = dataclasses.replace(group, scores=(*group.scores[:3], failed))
     assert rewards(group) == [0.0] * 4  # a, none, b: three voters, no two of whom agree
+    whole = answering(["a", "a", "b", "b"])
+    assert rewards(dataclasses.replace(whole, scores=(*whole.scores[:3], failed))) == [2 / 3, 2 / 3, 1 / 3, 0.0]
 
 
 def clusters(engine: TabularEngine, prompt: Prompt) -> dict[str, float]:
