@@ -4,9 +4,8 @@
     2. from the base weights again, on copies of it, each a group:
        J = GRPO(A_i = (r_i - mean)/(std + eps), clip) + kl k3(pi, start) - entropy H(pi)
 
-2504.20571. Arms: without ``policy`` only KL and entropy act, as once every copy is right; reward "format" pays for any
-readable answer (how much of the gain is form?); ``mislabelled``; weight decay is the optimiser's. Deviates: temperature
-1 (0.6 there); the pool stage has the same objective; of equal variances the one with its rate nearest to 1/2.
+2504.20571. Arms: without ``policy`` only KL and entropy act; reward "format" pays for any readable answer; mislabelled.
+Deviates: temperature 1 (0.6 there); both stages have the same objective; of equal variances the rate nearest 1/2 wins.
 """
 
 from typing import Literal
@@ -50,15 +49,12 @@ def one_shot_rlvr(
     verdict = chain(signals.verified(task), *([signals.answered()] if reward == "format" else []))
     objective = kl * objectives.kl("start", "k3") + -entropy * objectives.entropy()
     objective = objectives.clipped(0.2, 0.2) + objective if policy else objective
-    advantage = chain(credit.center(), credit.divide_by_std())
+    shaped = chain(credit.center(), credit.divide_by_std())
 
     def stream(among: sources.Pool, store: str | None = None) -> Stream:
-        return Stream(sources.sampled(task, prompts, samples, among=among), objective, verdict, advantage, store=store)
+        return Stream(sources.sampled(task, prompts, samples, among=among), objective, verdict, shaped, store=store)
 
-    if prompt:
-        stages = [Stage([stream(sources.named(task, prompt, mislabelled))], linear(lr))]
-    else:
-        search, one = sources.first(task, pool), sources.most_variable(task, "history", mislabelled)
-        stages = [Stage([stream(search, "history")], linear(lr), pool_share, name="pool")]
-        stages += [Stage([stream(one)], linear(lr), restart=True)]
-    return Recipe("one_shot_rlvr", stages, Budget(generated_tokens=100_000))
+    one = (sources.named if prompt else sources.most_variable)(task, prompt or "history", mislabelled)
+    search = Stage([stream(sources.first(task, pool), "history")], linear(lr), pool_share, name="pool")
+    alone = Stage([stream(one)], linear(lr), restart=not prompt)
+    return Recipe("one_shot_rlvr", [alone] if prompt else [search, alone], Budget(generated_tokens=100_000))
