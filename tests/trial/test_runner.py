@@ -245,7 +245,7 @@ def test_an_interrupted_trial_exits_130_and_goes_on_when_resumed(tmp_path: Path)
     """The command itself, on the shipped model."""
     out = tmp_path / "out"
     options = "--task addition --model tiny --seeds 1 --jobs 1 --budget.generated-tokens 20k --prompts 2"
-    small = "--eval.points 0 --test.items 2 --test.samples 1 --no-preflight".split()
+    small = ["--eval.points", "0", "--test.items", "2", "--test.samples", "1", "--no-preflight"]
     sizes = [x for o in options.split() for x in ([f"--grpo.{o[2:]}"] if o == "--prompts" else [o])]
     command = [sys.executable, "-m", "equipoise.cli", "trial", "grpo", *sizes, *small, "--out", str(out)]
     pipe = subprocess.PIPE
