@@ -15,6 +15,6 @@ CLAIM = Claim(
     matters=0.03,
     also=(Contrast("r3", "ppo"), Contrast("r3", "start")),
     task="addition",
-    knobs={"difficulty": 5},
+    knobs={"difficulty": 4},
     budget={"flops": 4e11},
 )
