@@ -259,11 +259,11 @@ def test_every_way_keeps_its_budget_and_learns(way: str, tmp_path: Path) -> None
 # -- first pits ---------------------------------------------------------------------------------------------------
 
 
-def pairs(parts: int, verify: Any = toy.verify, rollouts_each: int = 30) -> tuple[list[Group], Context]:
+def pairs(parts: int, verify: Any = toy.verify, rollouts_each: int = 30, step: int = 0) -> tuple[list[Group], Context]:
     task = dataclasses.replace(toy.TASK, verify=verify)
     engine = toy.engine()
-    ctx = context(engine)
-    groups = signals.verified(task)(ctx, draw(sources.sampled(task, 6, 30), engine), None)[0]
+    ctx = context(engine, step)
+    groups = signals.verified(task)(ctx, draw(sources.sampled(task, 6, 30), engine, step=step), None)[0]
     return credit.first_pits(task, parts, rollouts_each)(ctx, groups, None)[0], ctx
 
 
@@ -292,7 +292,7 @@ def test_the_pit_is_the_step_after_which_nothing_helps() -> None:
             assert str(good.ids[0]) == toy.wanted(g.prompt) != str(bad.ids[0])
         else:  # nothing was wrong but that it did not end
             assert g.prompt.ids is not None and str(g.prompt.ids[1]) == toy.wanted(g.prompt) and good.ids[-1] == 0
-    late = [g for g in pairs(2, second_decides)[0] if g.scores[0].parts["step"] == 1]
+    late = [g for k in range(4) for g in pairs(2, second_decides, step=k)[0] if g.scores[0].parts["step"] == 1]
     assert late
     for g in late:  # one token of the wrong response belongs to both
         assert g.prompt.ids is not None and len(g.prompt.ids) == 2
