@@ -98,7 +98,7 @@ def test_every_method_takes_a_file_or_says_which_methods_can(form: str, tmp_path
     ("method", "parts"),
     [
         ("dpo", ["dpo needs pairs or verifier", "has demonstrations", "columns prompt, chosen and rejected"]),
-        ("grpo", ["grpo needs verifier", "dft, sft", "chosen by --task.verifier"]),
+        ("grpo", ["grpo needs verifier", "dft, em, sft", "chosen by --task.verifier"]),
     ],
 )
 def test_labelled_rows_are_told_who_can_use_them(method: str, parts: list[str], tmp_path: Path, fails: Fails) -> None:

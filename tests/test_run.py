@@ -332,7 +332,7 @@ def test_data_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     assert main(["data", "check", str(path), "--model", "tiny"]) == 0
     said = capsys.readouterr().out
-    assert "messages" in said and "<|end|>" in said and "1 rows that repeat an earlier one" in said
+    assert "messages" in said and "<|end|>" in said and "1 rows refused: each repeats" in said
 
 
 def test_an_estimate_in_the_terminal() -> None:

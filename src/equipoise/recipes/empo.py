@@ -21,7 +21,7 @@ ABOUT = About(
     arxiv="2504.05812",
     family="rl",
     summary="Rewards answers by the share of samples that agree with them; uses no labels.",
-    needs=(),
+    needs=("verifier",),  # it reads the answers; what is right is not looked at
 )
 
 
