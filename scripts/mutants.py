@@ -63,7 +63,7 @@ MUTANTS = [
     ),
     Mutant(
         1,
-        "parts/objectives.py",
+        "parts/objectives/over.py",
         "return batch.per_group(sums) / max(batch.totals.tokens, 1)",
         "return batch.per_group(sums) / max(len(per_token), 1)",
         "parts/test_objectives.py::test_denominators_by_hand",
@@ -84,16 +84,16 @@ MUTANTS = [
     ),
     Mutant(
         3,
-        "parts/credit.py",
+        "parts/credit/baselines.py",
         "if len(known) == 0 or known.max() == known.min():  # exact: no float noise where nothing differs",
         "if len(known) == 0:",
         "parts/test_credit.py::test_equal_rewards_give_exactly_zero",
     ),
     Mutant(
         3,
-        "parts/objectives.py",
-        "kl = x.exp() - 1 - x",
-        "kl = x.exp() - x",
+        "parts/objectives/divergence.py",
+        'return 0.5 * x**2 if estimator == "k2" else (-x).exp() - 1 + x',
+        'return 0.5 * x**2 if estimator == "k2" else (-x).exp() + x',
         "parts/test_objectives.py::test_k3_is_zero_where_policies_agree_and_never_negative",
     ),
     Mutant(
@@ -134,13 +134,13 @@ MUTANTS = [
     Mutant(
         6,
         "record/rollouts.py",
-        'return {"value": s.value, "status": s.status, "answer": s.answer, "parts": sorted(s.parts.items())}',
-        'return {"value": 1.0, "status": s.status, "answer": s.answer, "parts": sorted(s.parts.items())}',
+        '"value": s.value,',
+        '"value": 1.0,',
         "test_loop.py::test_metrics_can_be_recomputed_from_the_stored_rollouts",
     ),
     Mutant(
         7,
-        "parts/credit.py",
+        "parts/credit/groups.py",
         "live = np.array([s.status not in FAILED for s in group.scores])",
         "live = np.array([True for s in group.scores])",
         "parts/test_credit.py::test_failed_verdicts_leave_the_statistics",
@@ -154,10 +154,10 @@ MUTANTS = [
     ),
     Mutant(
         8,
-        "parts/credit.py",
-        'return lift("center", lambda g: _with_advantage(g, _centered(g)[0]), ["scores"], ["advantage"])',
+        "parts/credit/baselines.py",
+        'return pooled("center", pool, lambda r, live, a: _centred(r, live), ["scores"])',
         "import equipoise.run.loop",
-        "test_architecture.py::test_imports_point_one_way[parts/credit.py]",
+        "test_architecture.py::test_imports_point_one_way[parts/credit/baselines.py]",
     ),
     Mutant(
         8,
