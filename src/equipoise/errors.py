@@ -12,6 +12,7 @@ A message says what was got, what was expected, where, and how to fix it.
       BudgetError (ValueError)         a budget that cannot be spent or is below one step
       VerifierFailure (RuntimeError)   too large a share of verdicts failed (never a reward of 0)
       PreflightStop (RuntimeError)     eight prompts showed that the run would be wasted
+      PeerLost (RuntimeError)          a process of a cluster that died, or gave no answer in time
       Diverged (RuntimeError)          NaN or infinity in a loss, gradient or weight
       RecordError (RuntimeError)       a run directory or checkpoint that is damaged, foreign or in use
 """
@@ -19,11 +20,20 @@ A message says what was got, what was expected, where, and how to fix it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class EquipoiseError(Exception):
     """Base of all errors raised on purpose; the command line prints its message without a traceback."""
+
+    def __reduce__(self) -> tuple[Callable[..., EquipoiseError], tuple[type[EquipoiseError], tuple[object, ...]]]:
+        return _again, (type(self), self.args)  # an error may cross processes; its arguments are the message
+
+
+def _again(kind: type[EquipoiseError], args: tuple[object, ...]) -> EquipoiseError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class ArgumentError(EquipoiseError, ValueError):
@@ -69,6 +79,10 @@ class VerifierFailure(EquipoiseError, RuntimeError):
 
 class PreflightStop(EquipoiseError, RuntimeError):
     """The preflight found that the run would be wasted; says why and how to override."""
+
+
+class PeerLost(EquipoiseError, RuntimeError):
+    """A process of a cluster died, or gave no answer in time; the message names it."""
 
 
 class Diverged(EquipoiseError, RuntimeError):

@@ -47,7 +47,7 @@ class LocalEngine:
         self._settings = settings
         self._learner = Learner(network, heads, info, settings.row_tokens)
         self._trained = dict(named(network.model, heads))
-        self._optimiser = _adamw(self._trained.values(), settings.optimiser, network.device)
+        self._optimiser = adamw(self._trained.values(), settings.optimiser, network.device)
         self._policies: dict[str, dict[str, Tensor]] = {}
         self._sampling = Cost()
         self.steps = 0  # optimiser steps taken
@@ -60,6 +60,11 @@ class LocalEngine:
     def network(self) -> Network:
         """The model and what it was found to support."""
         return self._network
+
+    @property
+    def text(self) -> Text:
+        """The tokenizer with its template."""
+        return self._text
 
     @property
     def tokenizer(self) -> Any:
@@ -178,7 +183,7 @@ class LocalEngine:
             self._network.model.eval()
 
     def step(self, lr: float) -> dict[str, float]:
-        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._settings.optimiser.clip)
+        norm = self._clip(self._settings.optimiser.clip)
         if not bool(norm.isfinite()):
             self.discard()
             raise Diverged(
@@ -192,6 +197,10 @@ class LocalEngine:
         self.steps += 1
         return {"grad_norm": float(norm)}
 
+    def _clip(self, most: float) -> Tensor:
+        """Scale the gradient to a norm of at most ``most``; its norm before that."""
+        return torch.nn.utils.clip_grad_norm_(self._trained.values(), most)
+
     def discard(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
 
@@ -199,7 +208,7 @@ class LocalEngine:
     def combine(self, into: str, weights: Mapping[str, float]) -> None:
         if not weights:
             raise ArgumentError(f"combine into {into!r}: no weights were given; give at least one policy's.")
-        sources = [(self._weights(name), float(w)) for name, w in weights.items()]
+        sources = [(self.weights(name), float(w)) for name, w in weights.items()]
         mixed = {k: _mix([(values[k], w) for values, w in sources]) for k in self._trained}
         if into == "current":
             for name, parameter in self._trained.items():
@@ -208,7 +217,8 @@ class LocalEngine:
         else:
             self._policies[into] = mixed
 
-    def _weights(self, policy: str) -> Mapping[str, Tensor]:
+    def weights(self, policy: str) -> Mapping[str, Tensor]:
+        """What is trained, of a named policy, by name. Raises UnknownName."""
         if policy == "current":
             return self._trained
         if policy not in self._policies:
@@ -221,7 +231,7 @@ class LocalEngine:
         if policy == "current":
             yield
             return
-        other = self._weights(policy)
+        other = self.weights(policy)
         mine = {name: p.data for name, p in self._trained.items()}
         try:
             for name, parameter in self._trained.items():
@@ -232,20 +242,30 @@ class LocalEngine:
                 parameter.data = mine[name]
 
     def save(self, folder: Path) -> None:
-        tensors: dict[str, Mapping[str, Tensor]] = {"weights": self._trained, "optimiser": self._moments()}
+        tensors: dict[str, Mapping[str, Tensor]] = {"weights": self._trained, "optimiser": self.moments()}
         names = sorted(self._policies)
         tensors |= {f"policy-{k}": self._policies[name] for k, name in enumerate(names)}
-        state.write(Path(folder), {"steps": self.steps, "policies": names, **self._identity()}, tensors)
+        state.write(Path(folder), {"steps": self.steps, "policies": names, **self.identity()}, tensors)
 
     def load(self, folder: Path) -> None:
         folder = Path(folder)
         header = state.read_header(folder)
-        state.same_identity(folder, header, self._identity())
+        state.same_identity(folder, header, self.identity())
         weights = state.read_tensors(folder, "weights", self._trained)
         policies = {
             name: state.read_tensors(folder, f"policy-{k}", self._trained) for k, name in enumerate(header["policies"])
         }
         moments = state.read_tensors(folder, "optimiser")
+        self.adopt(int(header["steps"]), weights, policies, moments)
+
+    def adopt(
+        self,
+        steps: int,
+        weights: Mapping[str, Tensor],
+        policies: Mapping[str, Mapping[str, Tensor]],
+        moments: Mapping[str, Tensor],
+    ) -> None:
+        """Go on from these weights, named policies and moments of the optimiser, after so many steps."""
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(weights[name])
@@ -253,13 +273,15 @@ class LocalEngine:
         self._policies = {n: {k: v.to(device) for k, v in values.items()} for n, values in policies.items()}
         self._restore(moments)
         self.discard()
-        self.steps = int(header["steps"])
+        self.steps = steps
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What a state must agree on to be this engine's."""
         dtypes = sorted({str(p.dtype) for p in self._trained.values()})
         return {"parameters": self._info.parameters, "trainable": self._info.trainable, "dtypes": dtypes}
 
-    def _moments(self) -> dict[str, Tensor]:
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's, by "<kind>/<name>"."""
         kept = {}
         for name, parameter in self._trained.items():
             for key, value in self._optimiser.state.get(parameter, {}).items():
@@ -284,7 +306,7 @@ def _head_name(need: str) -> str:
     return need.removeprefix("head:")
 
 
-def _adamw(parameters: Iterable[nn.Parameter], o: Optimiser, device: torch.device) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], o: Optimiser, device: torch.device) -> torch.optim.AdamW:
     """Decay is for matrices: it would pull the scales of norms, and biases, away from what they mean."""
     every = list(parameters)
     kinds = [([p for p in every if p.dim() > 1], o.weight_decay), ([p for p in every if p.dim() <= 1], 0.0)]

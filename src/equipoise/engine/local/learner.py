@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from equipoise.protocols import TokenNotes
 from equipoise.types import Batch, Cost, Group, Loss, ModelInfo, Objective, Outputs, Totals
 
 Metrics = dict[str, tuple[float, float]]
+LARGEST = ("mismatch_max", "two_pass_gap")  # metrics that are the largest of their parts, not their sum
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,34 @@ class Micro:
     groups: tuple[Group, ...]
     rows: Rows
     temperature: Tensor  # [T]
+
+
+Slopes = list[Tensor | None] | None  # by output, None where the loss does not read it; None: it reads no output
+
+
+@dataclass
+class Call:
+    """One call of ``gradient``: what it was asked, and what it found."""
+
+    groups: Sequence[Group]
+    objective: Objective
+    totals: Totals
+    version: int  # of the weights
+    needs: Sequence[str]  # outputs besides the log-probs
+    notes: list[TokenNotes]
+    metrics: Metrics = field(default_factory=dict)
+
+    def add(self, loss: Loss) -> None:
+        for name, (total, count) in loss.metrics.items():
+            _sum(self.metrics, name, float(total), float(count))
+
+    def note(self, unit: Sequence[Micro], logp: Tensor) -> None:
+        _write(self.notes, "logp", unit, logp)
+        _mismatch(unit, logp, self.version, self.metrics)
+
+    def moved(self, gap: float) -> None:
+        """The largest difference of a log-prob between two passes."""
+        _largest(self.metrics, "two_pass_gap", gap)
 
 
 @dataclass
@@ -99,15 +128,17 @@ class Learner:
         head = self.head(need[5:])
         return 1 if need.endswith("[V]") else head.out_features
 
-    @torch.no_grad()
     def read(self, groups: Sequence[Group], needs: Sequence[str]) -> list[TokenNotes]:
         """Outputs without gradient, as notes per group."""
+        return self._noted(groups, self.micros(groups), needs)
+
+    def _noted(self, groups: Sequence[Group], micros: Sequence[Micro], needs: Sequence[str]) -> list[TokenNotes]:
+        """Outputs of these micro-batches of ``groups``; zeros elsewhere."""
         notes: list[TokenNotes] = [{} for _ in groups]
         for name in needs:
             _blank(notes, groups, name, self._precision, self._columns(name))
-        for micro in self.micros(groups):
-            out = self.outputs(micro, needs)
-            self._charge(micro.rows, training=False)
+        for micro in micros:
+            out = self._first(micro, needs)
             found = {"logp": out.logp, **out.reduced, **{f"head:{k}": v for k, v in out.heads.items()}}
             for name in needs:
                 _write(notes, name, [micro], found[name])
@@ -117,72 +148,65 @@ class Learner:
         self, groups: Sequence[Group], objective: Objective, totals: Totals, version: int
     ) -> tuple[Metrics, list[TokenNotes]]:
         """Add the gradient of the objective's sum over groups to the parameters' ``grad``."""
-        needs = sorted(need for need in objective.needs if need in REDUCTIONS or need.startswith("head:"))
+        call = self._call(groups, objective, totals, version)
+        for cut in units(partition(groups, self.limit), objective.scope):
+            unit = [self._micro(groups, pieces) for pieces in cut]
+            call.note(unit, self._one_pass(call, unit[0]) if len(unit) == 1 else self._two_passes(call, unit))
+        return call.metrics, call.notes
+
+    def _call(self, groups: Sequence[Group], objective: Objective, totals: Totals, version: int) -> Call:
         notes: list[TokenNotes] = [{} for _ in groups]
         _blank(notes, groups, "logp", self._precision)
-        metrics: Metrics = {}
-        for unit in _units(self.micros(groups), objective.scope):
-            logp = self._unit(groups, unit, objective, totals, needs, metrics)
-            _write(notes, "logp", unit, logp)
-            _mismatch(unit, logp, version, metrics)
-        return metrics, notes
+        needs = sorted(need for need in objective.needs if need in REDUCTIONS or need.startswith("head:"))
+        return Call(groups, objective, totals, version, needs, notes)
 
-    def _unit(
-        self,
-        groups: Sequence[Group],
-        unit: Sequence[Micro],
-        objective: Objective,
-        totals: Totals,
-        needs: Sequence[str],
-        metrics: Metrics,
-    ) -> Tensor:
-        """One loss: in one pass if it is one micro-batch, else in two. Returns logp [T], detached."""
-        if len(unit) == 1:
-            out = self.outputs(unit[0], needs, objective.frozen)
-            self._charge(unit[0].rows, training=True, frozen=objective.frozen)
-            loss = objective.loss(out, self._flat(unit[0].groups, totals))
-            _check(loss, unit[0].groups)
-            if loss.per_group.requires_grad:
-                loss.per_group.sum().backward()  # type: ignore[no-untyped-call]
-            _add(metrics, loss)
-            return out.logp.detach()
-        return self._two_passes(groups, unit, objective, totals, needs, metrics)
+    def _one_pass(self, call: Call, micro: Micro) -> Tensor:
+        """The loss of a single micro-batch, differentiated. Returns logp [T], detached."""
+        out = self.outputs(micro, call.needs, call.objective.frozen)
+        self._charge(micro.rows, training=True, frozen=call.objective.frozen)
+        loss = call.objective.loss(out, self._flat(micro.groups, call.totals))
+        _check(loss, micro.groups)
+        if loss.per_group.requires_grad:
+            loss.per_group.sum().backward()  # type: ignore[no-untyped-call]
+        call.add(loss)
+        return out.logp.detach()
 
-    def _two_passes(
-        self,
-        groups: Sequence[Group],
-        unit: Sequence[Micro],
-        objective: Objective,
-        totals: Totals,
-        needs: Sequence[str],
-        metrics: Metrics,
-    ) -> Tensor:
+    def _two_passes(self, call: Call, unit: Sequence[Micro]) -> Tensor:
         """Outputs of all micro-batches, the loss's derivative with respect to them, and that pulled back one by one."""
-        with torch.no_grad():
-            first = [self.outputs(micro, needs) for micro in unit]
-        for micro in unit:
-            self._charge(micro.rows, training=False)
-        whole, order = _gather(groups, unit, self.network.device)
-        leaves = [t.detach()[order].requires_grad_() for t in _columns([_tensors(out) for out in first])]
-        loss = objective.loss(_outputs(leaves, first[0]), self._flat(whole, totals))
-        _check(loss, whole)
-        _add(metrics, loss)
-        if not loss.per_group.requires_grad:
-            return torch.cat([out.logp for out in first])
-        slopes = torch.autograd.grad(loss.per_group.sum(), leaves, allow_unused=True)
-        back = torch.argsort(order)
-        gap, start = 0.0, 0
-        for micro, before in zip(unit, first, strict=True):
-            out = self.outputs(micro, needs, objective.frozen)
-            self._charge(micro.rows, training=True, frozen=objective.frozen)
-            places = back[start : start + len(out.logp)]
-            pairs = [(t, s[places]) for t, s in zip(_tensors(out), slopes, strict=True) if s is not None]
-            pairs = [(t, s) for t, s in pairs if t.requires_grad]
-            torch.autograd.backward([t for t, _ in pairs], [s for _, s in pairs])
-            gap = max(gap, float((out.logp.detach() - before.logp).abs().max()))
-            start += len(out.logp)
-        _sum(metrics, "two_pass_gap", gap, 1.0)
+        first = [self._first(micro, call.needs) for micro in unit]
+        for micro, before, slopes in zip(unit, first, self._slopes(call, unit, first), strict=True):
+            self._pull(call, micro, before, slopes)
         return torch.cat([out.logp for out in first])
+
+    @torch.no_grad()
+    def _first(self, micro: Micro, needs: Sequence[str]) -> Outputs:
+        self._charge(micro.rows, training=False)
+        return self.outputs(micro, needs)
+
+    def _slopes(
+        self, call: Call, unit: Sequence[Micro], first: Sequence[Outputs], checked: bool = True
+    ) -> list[Slopes]:
+        """For each micro-batch, the derivative of the unit's loss with respect to each of its outputs."""
+        whole, order = _gather(call.groups, unit, self.network.device)
+        leaves = [t.detach()[order].requires_grad_() for t in _columns([_tensors(out) for out in first])]
+        loss = call.objective.loss(_outputs(leaves, first[0]), self._flat(whole, call.totals))
+        if checked:
+            _check(loss, whole)
+        call.add(loss)
+        if not loss.per_group.requires_grad:
+            return [None for _ in unit]
+        slopes = torch.autograd.grad(loss.per_group.sum(), leaves, allow_unused=True)
+        places = torch.argsort(order).split([len(out.logp) for out in first])
+        return [[None if s is None else s[own] for s in slopes] for own in places]
+
+    def _pull(self, call: Call, micro: Micro, before: Outputs, slopes: Slopes) -> None:
+        """Pull the loss's derivative back through a micro-batch."""
+        if slopes is None:
+            return
+        out = self.outputs(micro, call.needs, call.objective.frozen)
+        self._charge(micro.rows, training=True, frozen=call.objective.frozen)
+        pull_back(out, slopes)
+        call.moved(float((out.logp.detach() - before.logp).abs().max()))
 
     def _flat(self, groups: Sequence[Group], totals: Totals) -> Batch:
         return flatten(groups, totals, self.network.device, self.dtype)
@@ -195,19 +219,25 @@ class Learner:
         self.cost += Cost(trained_tokens=scored if training else 0, flops=work)
 
 
-def _units(micros: Sequence[Micro], scope: str) -> list[list[Micro]]:
+def units(cuts: Sequence[list[Piece]], scope: str) -> list[list[list[Piece]]]:
     """Micro-batches that must share one loss: all (scope "batch"), those of one group ("group"), none ("response")."""
     if scope == "batch":
-        return [list(micros)] if micros else []
+        return [list(cuts)] if cuts else []
     if scope == "response":
-        return [[m] for m in micros]
-    units: list[list[Micro]] = []
-    for micro in micros:
-        if units and len(micro.pieces) == 1 and units[-1][0].pieces[0].group == micro.pieces[0].group:
-            units[-1].append(micro)
+        return [[pieces] for pieces in cuts]
+    found: list[list[list[Piece]]] = []
+    for pieces in cuts:
+        if found and len(pieces) == 1 and found[-1][0][0].group == pieces[0].group:
+            found[-1].append(pieces)
         else:
-            units.append([micro])
-    return units
+            found.append([pieces])
+    return found
+
+
+def pull_back(out: Outputs, slopes: Sequence[Tensor | None]) -> None:
+    """Backward from a micro-batch's outputs."""
+    pairs = [(t, s) for t, s in zip(_tensors(out), slopes, strict=True) if s is not None and t.requires_grad]
+    torch.autograd.backward([t for t, _ in pairs], [s for _, s in pairs])
 
 
 def _check(loss: Loss, groups: Sequence[Group]) -> None:
@@ -291,18 +321,16 @@ def _mismatch(unit: Sequence[Micro], logp: Tensor, version: int, metrics: Metric
         return
     gap = np.abs(np.concatenate(recorded) - logp.cpu().numpy())[keep]
     _sum(metrics, "mismatch", float(gap.sum()), float(len(gap)))
-    largest, _ = metrics.get("mismatch_max", (0.0, 1.0))
-    metrics["mismatch_max"] = (max(largest, float(gap.max())), 1.0)
-
-
-def _add(metrics: Metrics, loss: Loss) -> None:
-    for name, (total, count) in loss.metrics.items():
-        _sum(metrics, name, float(total), float(count))
+    _largest(metrics, "mismatch_max", float(gap.max()))
 
 
 def _sum(metrics: Metrics, name: str, total: float, count: float) -> None:
     before = metrics.get(name, (0.0, 0.0))
     metrics[name] = (before[0] + total, before[1] + count)
+
+
+def _largest(metrics: Metrics, name: str, value: float) -> None:
+    metrics[name] = (max(metrics.get(name, (0.0, 1.0))[0], value), 1.0)
 
 
 def named(module: nn.Module, heads: nn.ModuleDict) -> Mapping[str, nn.Parameter]:

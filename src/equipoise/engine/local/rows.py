@@ -102,6 +102,12 @@ def partition(groups: Sequence[Group], limit: int) -> list[list[Piece]]:
     return whole + cut
 
 
+def area(group: Group) -> int:
+    """Tokens of a group's rows, padding included; a micro-batch's limit is on their sum."""
+    spans = _spans(group)
+    return len(spans) * max(spans.values(), default=0)
+
+
 def _spans(group: Group) -> dict[int, int]:
     """Tokens of prompt and response, for each response with trained tokens."""
     prompt = len(group.prompt.ids or ())

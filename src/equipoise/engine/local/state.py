@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +21,14 @@ _HEADER = "engine.json"
 def write(folder: Path, header: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     """One safetensors file per name, and a header with their checksums, written last."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
     for name, values in tensors.items():
-        path = folder / f"{name}.safetensors"
-        save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, path)
-        files[path.name] = _checksum(path)
+        save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, folder / f"{name}.safetensors")
+    seal(folder, header, list(tensors))
+
+
+def seal(folder: Path, header: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write the header of files that are there."""
+    files = {f"{name}.safetensors": _checksum(folder / f"{name}.safetensors") for name in names}
     (folder / _HEADER).write_text(json.dumps({"format": FORMAT, **header, "files": files}, indent=1) + "\n")
 
 
