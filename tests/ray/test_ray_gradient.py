@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ranks import on_ranks
+from safetensors.torch import load_file
 from small_models import contrast, gradients, make_engine, policy_gradient, rollouts
 
 from equipoise.engine.batch import count
-from equipoise.engine.ray.engine import added, merged
+from equipoise.engine.optimiser import Optimiser
+from equipoise.engine.ray import slices
+from equipoise.engine.ray.learner import added, merged
 from equipoise.engine.ray.rank import Rank
-from equipoise.types import Loss, Note, Objective
+from equipoise.types import Loss, Objective
 
 NEEDS = frozenset({"entropy", "logsumexp", "head:value"})
 OBJECTIVES = {
@@ -54,22 +57,118 @@ def sharded(ranks: int, groups: Any, objective: Any, **settings: Any) -> Any:
     return flat, added([f[1] for f in found]), merged([f[2] for f in found]), [f[3] for f in found]
 
 
-def distance(a: Any, b: Any) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-@pytest.mark.parametrize("tokens", [60, 10_000], ids=["small", "large"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(("ranks", "tokens"), [(1, 60), (2, 60), (2, 10_000), (3, 60)])
 def test_gradient_is_the_local_engines(ranks: int, name: str, tokens: int) -> None:
-    """Five groups: neither 2 nor 3 divides them. Groups above 60 tokens take two passes where they stay together."""
+    """Five groups: neither 2 nor 3 divides them. With 60 tokens a micro-batch, groups take two passes where they stay
+    together, and the last turn has work for some ranks only."""
     local = engine(tokens=tokens)
     groups = rollouts(local, prompts=5, samples=4, tokens=12)
     whole, metrics, notes = gradients(local, groups, OBJECTIVES[name]())
     parts, other, moved, _ = sharded(ranks, groups, OBJECTIVES[name](), tokens=tokens)
-    assert distance(parts, whole) < 1e-6  # another split may choose another packing
+    bound = 0.0 if ranks == 1 else 1e-6  # another split may choose another packing
+    assert float((parts - whole).norm()) <= bound * float(whole.norm())
     for metric in metrics.keys() - {"two_pass_gap", "mismatch_max", "mismatch"}:
         assert other[metric] == pytest.approx(metrics[metric], rel=1e-6)
     for mine, theirs in zip(moved, notes, strict=True):
         for a, b in zip(mine["logp"], theirs["logp"], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_rows_that_lie_the_same_agree_to_rounding() -> None:
+    """With plain rows nothing but the order of sums changes: float64 <= 1e-8."""
+    groups = rollouts(engine(), prompts=5, samples=4, tokens=12)
+    local = engine()
+    local.network.packs = False
+    whole = gradients(local, groups, policy_gradient())[0]
+
+    def work(rank: int) -> Any:
+        part = Rank(unpacked(), rank, 2)
+        part.backward(groups, policy_gradient(), count(groups))
+        return [p.grad.full_tensor().numpy() for p in part._sharded.values() if p.grad is not None]
+
+    def unpacked() -> Any:
+        made = engine()
+        made.network.packs = False
+        return made
+
+    parts = torch.cat([torch.from_numpy(g).flatten() for g in on_ranks(2, work)[0]])
+    assert float((parts - whole).norm() / whole.norm()) < 1e-8
+
+
+def test_ranks_without_work_keep_step() -> None:
+    """One group, three ranks; and all but one group without gradient, as the loop leaves them out."""
+    local = engine()
+    groups = rollouts(local, prompts=5, samples=4, tokens=12)
+    whole = gradients(local, groups[:1], policy_gradient("group"))[0]
+    parts, *_, spent = sharded(3, groups[:1], policy_gradient("group"))
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6
+    assert [s.trained_tokens > 0 for s in spent] == [True, False, False]  # idle passes are no work
+
+
+def test_steps_optimiser_and_named_policies_are_sharded_and_equal() -> None:
+    """Two clipped steps on two ranks, a snapshot read between them; the rows of both make the local weights."""
+    local = engine(optimiser=Optimiser(clip=0.1))
+    groups = rollouts(local, prompts=3, samples=4, tokens=8)
+
+    def train(part: Any) -> Any:
+        part.combine("start", {"current": 1.0})
+        norms = []
+        for _ in range(2):
+            part.backward(groups, policy_gradient(), count(groups))
+            norms.append(part.step(0.01)["grad_norm"])
+        return norms, part.outputs(groups, ["logp"], "start"), part.outputs(groups, ["logp"])
+
+    def work(rank: int) -> Any:
+        part = Rank(engine(optimiser=Optimiser(clip=0.1)), rank, 2)
+        return train(part), part.slices("current"), part.slices("optimiser")
+
+    norms, start, now = train(local)
+    found = on_ranks(2, work)
+    assert [f[0][0] for f in found] == [pytest.approx(norms, rel=1e-9)] * 2
+    for k, wanted in ((1, start), (2, now)):
+        for mine, theirs in zip(merged([f[0][k] for f in found]), wanted, strict=True):
+            np.testing.assert_allclose(mine["logp"][0], theirs["logp"][0], atol=1e-6)
+    for name, weight in local.trained.items():
+        rows = np.concatenate([f[1][name].rows for f in found])
+        np.testing.assert_allclose(rows, weight.detach().numpy(), atol=1e-7)
+        assert [f[2][f"exp_avg/{name}"].rows.shape for f in found] == [f[1][name].rows.shape for f in found]
+
+
+def test_a_state_is_the_local_engines_and_knows_no_ranks(tmp_path: Path) -> None:
+    """Written from two ranks, read whole and by three."""
+    local = engine(keep=["start"])
+    groups = rollouts(local, prompts=3, samples=4, tokens=8)
+    local.backward(groups, policy_gradient(), count(groups))
+    local.step(0.01)
+    local.save(tmp_path / "local")
+    names = ("weights", "optimiser", "policy-0")
+    for name in names:
+        parts = [slices.read(tmp_path / "local" / f"{name}.safetensors", k, 2) for k in range(2)]
+        slices.write(tmp_path / f"{name}.safetensors", parts)
+        wanted, got = (load_file(f / f"{name}.safetensors") for f in (tmp_path / "local", tmp_path))
+        assert wanted.keys() == got.keys() and all(torch.equal(wanted[k], got[k]) for k in wanted)
+    read = {n: [slices.read(tmp_path / f"{n}.safetensors", k, 3) for k in range(3)] for n in names}
+
+    def work(rank: int) -> Any:
+        part = Rank(engine(seed=1), rank, 3)
+        part.restore(1, read["weights"][rank], {"start": read["policy-0"][rank]}, read["optimiser"][rank])
+        part.backward(groups, policy_gradient(), count(groups))
+        part.step(0.01)
+        return part.slices("current")
+
+    found = on_ranks(3, work)
+    local.backward(groups, policy_gradient(), count(groups))
+    local.step(0.01)
+    for name, weight in local.trained.items():
+        rows = np.concatenate([f[name].rows for f in found])
+        np.testing.assert_allclose(rows, weight.detach().numpy(), atol=1e-7)
+
+
+@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"checkpointing": True}], ids=["lora", "recomputed"])
+def test_adapters_and_recomputed_activations(settings: Any) -> None:
+    local = engine(**settings)
+    groups = rollouts(local, prompts=3, samples=4, tokens=8)
+    whole = gradients(local, groups, policy_gradient())[0]
+    parts = sharded(2, groups, policy_gradient(), **settings)[0]
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
-
 from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 
 GRACE_S = 10.0  # to hear of the death that made others fail
@@ -31,6 +31,7 @@ class Cluster:
             options |= {"num_cpus": processes, "include_dashboard": False, "_temp_dir": self._folder.name}
         else:
             options |= {"address": address}
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # every process here is asked for
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as cause:

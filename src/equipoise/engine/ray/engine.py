@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
-
 from equipoise.engine import flops
 from equipoise.engine.local import state
-from equipoise.engine.local.learner import LARGEST, Metrics
+from equipoise.engine.local.learner import Metrics
 from equipoise.engine.local.text import Text
 from equipoise.engine.ray import slices
 from equipoise.engine.ray.cluster import Cluster, Handle, Named
+from equipoise.engine.ray.learner import added, merged
 from equipoise.engine.ray.peers import Learner, Sampler
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.keys import Key
@@ -233,7 +231,7 @@ class RayEngine:
         self._cluster.wait(calls)
         self.steps = int(header["steps"])
         changed = max(self._states.values()) + 1  # whatever samplers hold is out of date
-        self._states = {name: changed for name in ("current", *header["policies"])}
+        self._states = dict.fromkeys(("current", *header["policies"]), changed)
 
     def export(self, folder: Path, merge: bool = True) -> None:
         """A sampler has the whole model: it writes the files, and they are put into ``folder`` here."""
@@ -248,24 +246,3 @@ def _runs(items: int, parts: int) -> list[range]:
     """``items`` places in ``parts`` runs, as equal as can be."""
     ends = [items * (k + 1) // parts for k in range(parts)]
     return [range(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def merged(shares: Sequence[Sequence[TokenNotes]]) -> list[TokenNotes]:
-    """Notes of all ranks: each has zeros where it has nothing."""
-
-    def one(group: Sequence[TokenNotes], name: str) -> tuple[NDArray[np.floating], ...]:
-        return tuple(sum(values[1:], values[0]) for values in zip(*(own[name] for own in group), strict=True))
-
-    return [{name: one(group, name) for name in group[0]} for group in zip(*shares, strict=True)]
-
-
-def added(shares: Sequence[Metrics]) -> Metrics:
-    """Metrics of all ranks as those of one process."""
-    total: Metrics = {}
-    for name in sorted({name for share in shares for name in share}):
-        values = [share[name] for share in shares if name in share]
-        if name in LARGEST:
-            total[name] = max(values)
-        else:
-            total[name] = (sum(v for v, _ in values), sum(n for _, n in values))
-    return total

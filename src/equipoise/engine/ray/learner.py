@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from equipoise.engine.local.learner import Call, Learner, Metrics, Micro, pull_back, units
+from equipoise.engine.local.learner import LARGEST, Call, Learner, Metrics, Micro, pull_back, units
 from equipoise.engine.local.rows import Piece, area, partition
 from equipoise.protocols import TokenNotes
 from equipoise.types import Group, Objective, Outputs, Totals
@@ -145,3 +147,24 @@ class ShardedLearner(Learner):
             slopes = self._slopes(replace(call, metrics={}), [micro], [out], checked=False)[0]
             if slopes is not None:
                 pull_back(out, [None if s is None else torch.zeros_like(s) for s in slopes])
+
+
+def merged(shares: Sequence[Sequence[TokenNotes]]) -> list[TokenNotes]:
+    """Notes of all ranks: each has zeros where it has nothing."""
+
+    def one(group: Sequence[TokenNotes], name: str) -> tuple[NDArray[np.floating], ...]:
+        return tuple(sum(values[1:], values[0]) for values in zip(*(own[name] for own in group), strict=True))
+
+    return [{name: one(group, name) for name in group[0]} for group in zip(*shares, strict=True)]
+
+
+def added(shares: Sequence[Metrics]) -> Metrics:
+    """Metrics of all ranks as those of one process."""
+    total: Metrics = {}
+    for name in sorted({name for share in shares for name in share}):
+        values = [share[name] for share in shares if name in share]
+        if name in LARGEST:
+            total[name] = max(values)
+        else:
+            total[name] = (sum(v for v, _ in values), sum(n for _, n in values))
+    return total

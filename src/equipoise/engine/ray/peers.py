@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-
 from equipoise.engine import local
 from equipoise.engine.local.engine import LocalEngine
 from equipoise.engine.ray.rank import Rank, join

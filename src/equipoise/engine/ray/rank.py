@@ -16,6 +16,7 @@ from equipoise.engine.local.learner import named
 from equipoise.engine.ray.learner import ShardedLearner
 from equipoise.engine.ray.slices import Slice, Slices, span, tensors
 
+
 def join(address: str, rank: int, ranks: int, deadline_s: float) -> None:
     """Meet the other ranks at ``address`` (host:port of rank 0)."""
     patience = timedelta(seconds=deadline_s)

@@ -89,7 +89,9 @@ def read(path: Path, rank: int, ranks: int, shapes: Mapping[str, tuple[int, ...]
                 whole = file.get_slice(name)
                 shape = tuple(whole.get_shape())
                 rows = span(shape, rank, ranks) if shape else range(0)
-                found[name] = Slice(shape, rows.start, whole[rows.start : rows.stop] if shape else file.get_tensor(name))
+                found[name] = Slice(
+                    shape, rows.start, whole[rows.start : rows.stop] if shape else file.get_tensor(name)
+                )
     except (OSError, SafetensorError) as cause:
         raise RecordError(f"{path} cannot be read: {cause}. Resume from an earlier checkpoint.") from cause
     if shapes is not None and (got := {name: s.shape for name, s in found.items()}) != shapes:
