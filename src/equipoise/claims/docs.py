@@ -24,6 +24,7 @@ this budget: where a claim fails, the paper may still be right about its own.
 
     equipoise claims [WORDS]        what has been tested, and the verdicts
     equipoise claims show P386      what the paper says, what was run, curves, interval, verdict
+    equipoise claims smoke [ID ...] try every arm small, see that a verdict could be told; store nothing
     equipoise claims run P386       run it again, on fresh seeds
 
 ## How to read a verdict
