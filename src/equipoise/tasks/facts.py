@@ -15,7 +15,9 @@ PLACES = ("Rome", "Oslo", "Lima", "Cairo", "Perth", "Quito", "Delhi", "Minsk")
 
 
 def task(difficulty: int = 1, train: int = 2000, validation: int = 100, test: int = 300) -> Task:
-    """``difficulty + 1`` people, each in another place; the answer is in the context and nowhere else."""
+    """People, each in another place; the answer is in the context and nowhere else.
+
+    difficulty: 1 to 6, one less than there are people. train, validation, test: prompts of these splits, at most."""
     between("facts.difficulty", difficulty, 1, 6)
 
     def make(rng: random.Random) -> Prompt:

@@ -26,7 +26,10 @@ SUMMARY = "Natural-language prompts with verifiable constraints."
 
 
 def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """``difficulty + 1`` constraints per prompt: two by default. Replies of at most 48 tokens."""
+    """Requests under constraints; replies of at most 48 tokens unless told otherwise.
+
+    difficulty: 0 to 2, one less than there are constraints in a prompt. train, validation, test: prompts of these
+    splits, at most."""
     between("instruct.difficulty", difficulty, 0, 2)
     sizes = {"train": train, "validation": validation, "test": test}
     for split, size in sizes.items():
