@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from equipoise.errors import ArgumentError
 from equipoise.parts.sources.draws import positive, require, take, train_split
 from equipoise.parts.sources.spans import spans
 from equipoise.parts.sources.starts import Start, branch
-from equipoise.protocols import Context, Engine, Part, State
+from equipoise.protocols import Context, Engine, Environment, Part, State
 from equipoise.types import FAILED, Decoder, Group, Prompt, Response, Task
 
 Teacher = Literal["best", "demonstration"]
@@ -46,20 +46,33 @@ def conversed(
         fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, longest, True) for p in drawn])
         decoder = Decoder(turns * task.max_new_tokens, temperature)
 
-        def ask(prompt: Prompt, j: int) -> Group:
-            def reply(response: Response) -> Sequence[int] | None:
-                made = spans(response)
-                over = len(made) >= turns or len(made[-1]) > task.max_new_tokens
-                done = over or (until_right and _right(ctx.engine, task, prompt, response))
-                return None if done else words
+        def done(prompt: Prompt, response: Response) -> bool:
+            return until_right and _right(ctx.engine, task, prompt, response)
 
-            return ctx.engine.sample([prompt], samples, decoder, [ctx.key / ctx.step / (start + j)], reply=reply)[0]
-
-        return [*groups, *(ask(p, j) for j, p in enumerate(drawn[:fits]))], start + fits
+        reply = asking_again(words, turns, task.max_new_tokens, done)
+        keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
+        return [*groups, *ctx.engine.sample(drawn[:fits], samples, decoder, keys, reply=reply)], start + fits
 
     sizes = {"prompts": prompts, "samples": samples, "tokens": turns * task.max_new_tokens}
     name = f"conversed({prompts} x {samples}, {turns} turns{' or right' if until_right else ''})"
     return Part(name, run, frozenset(), frozenset({"prompts", "responses"}), frozenset({"generated_tokens"}), sizes)
+
+
+def asking_again(
+    words: Sequence[int],
+    turns: int,
+    longest: int,
+    done: Callable[[Prompt, Response], bool] = lambda prompt, response: False,
+) -> Environment:
+    """Says ``words`` after each attempt until there are ``turns`` of them, one is longer than ``longest`` tokens, which
+    is truncated, or the conversation is ``done``."""
+
+    def reply(prompt: Prompt, response: Response) -> Sequence[int] | None:
+        made = spans(response)
+        over = len(made) >= turns or len(made[-1]) > longest or done(prompt, response)
+        return None if over else words
+
+    return reply
 
 
 def _right(engine: Engine, task: Task, prompt: Prompt, response: Response) -> bool:
