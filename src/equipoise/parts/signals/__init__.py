@@ -7,7 +7,7 @@ from equipoise.parts.signals.contexts import add_form_and_length, replaced
 from equipoise.parts.signals.continuations import appended, continued
 from equipoise.parts.signals.form import answered
 from equipoise.parts.signals.noise import noisy
-from equipoise.parts.signals.shaped import Form, add_sub_answers, table
+from equipoise.parts.signals.shaped import Form, add_form, add_sub_answers, cosine, table
 from equipoise.parts.signals.steps import steps
 from equipoise.parts.signals.turns import turns
 from equipoise.parts.signals.verifier import judge, verified
@@ -15,6 +15,7 @@ from equipoise.parts.signals.verifier import judge, verified
 __all__ = [
     "Form",
     "Measure",
+    "add_form",
     "add_form_and_length",
     "add_overlap",
     "add_sub_answers",
@@ -23,6 +24,7 @@ __all__ = [
     "appended",
     "certainty",
     "continued",
+    "cosine",
     "judge",
     "noisy",
     "replaced",

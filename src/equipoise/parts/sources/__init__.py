@@ -20,7 +20,7 @@ from equipoise.parts.sources.given import demonstrations, pairs
 from equipoise.parts.sources.guided import begun_by
 from equipoise.parts.sources.guides import rolled_in, rolled_out
 from equipoise.parts.sources.levels import by_level
-from equipoise.parts.sources.memories import Pool, prompts_of, remembered
+from equipoise.parts.sources.memories import Pool, prompts_of, rated, remembered
 from equipoise.parts.sources.prefixes import prefixed, unsolved
 from equipoise.parts.sources.rollouts import refill, sampled
 from equipoise.parts.sources.stores import right_answers, right_wrong_pairs, stored, whole_groups
@@ -45,6 +45,7 @@ __all__ = [
     "pairs",
     "prefixed",
     "prompts_of",
+    "rated",
     "refill",
     "remembered",
     "right_answers",
