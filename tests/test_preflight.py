@@ -56,6 +56,22 @@ def test_only_existing_flags_are_advised() -> None:
     assert "--task" not in found("grpo", short, (), never)["truncated"]
 
 
+def test_only_methods_that_go_by_verdicts_ask_for_them() -> None:
+    asked: list[str] = []
+
+    def verify(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+        asked.extend(texts)
+        return [Score(0.0, "unparsed") for _ in texts]
+
+    assert found("em", judged(verify)) == {} and not asked
+    assert found("grpo", judged(verify)).keys() == {"equal", "unparsed"} and asked
+    silent = dataclasses.replace(toy.TASK, verify=None)
+    assert found("em", silent) == {}
+    never = toy.engine()
+    never.weights["logits"].data[..., EOS] = -50.0
+    assert found("em", dataclasses.replace(silent, max_new_tokens=1), engine=never).keys() == {"truncated"}
+
+
 class Endless(TabularEngine):
     """As with a chat template that puts no end token after a turn."""
 
