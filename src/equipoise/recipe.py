@@ -188,6 +188,11 @@ class Recipe:
         return asked | (mixed - {"policy:current"})
 
     @property
+    def heads(self) -> list[str]:
+        """Names of the heads that the engine needs."""
+        return sorted(need.removeprefix("head:") for need in self.needs if need.startswith("head:"))
+
+    @property
     def spends(self) -> frozenset[str]:
         """Units of a budget that this method can use up."""
         return frozenset().union(*(stage.spends for stage in self.stages))
@@ -204,6 +209,7 @@ _PROVIDERS = {
     "note:spared": "credit.spare_right_steps",
     "note:kl_weight": "credit.ease_kl",
     "note:first_turn": "credit.by_turn",
+    "note:demonstrated": "signals.beside_demonstration",
     "note:budget": "sources.announced",
     "note:cut": "sources.interrupted",
 }

@@ -110,7 +110,7 @@ def _unmeasured(claim: Claim, arms: Sequence[ArmSpec], out: Path) -> list[Fault]
     faults = []
     for arm in arms:
         try:
-            if held_out(claim, arm, run_folder(out, arm.label, SEED)) is None:
+            if held_out(claim, run_folder(out, arm.label, SEED)) is None:
                 faults.append(Fault(arm.label, f"validation gives no {claim.metric} to tune the learning rate by"))
         except EquipoiseError as error:
             faults.append(Fault(arm.label, f"on validation: {error}"))

@@ -71,7 +71,7 @@ def tune(claim: Claim, seed: int, out: Path, jobs: int, console: Console) -> dic
     found: dict[str, Tuned] = {}
     for arm, rates in grid:
         folders = {lr: run_folder(out, name, seed) for lr in rates if (name := _try(arm, lr).label) not in failed}
-        found[arm.label] = best(claim, arm, {lr: held_out(claim, arm, folders.get(lr)) for lr in rates})
+        found[arm.label] = best(claim, arm, {lr: held_out(claim, folders.get(lr)) for lr in rates})
     return found
 
 
@@ -89,28 +89,27 @@ def best(claim: Claim, arm: ArmSpec, tried: dict[float, float | None]) -> Tuned:
     return Tuned(chosen, {f"{lr:.3g}": value for lr, value in tried.items()})
 
 
-def held_out(claim: Claim, arm: ArmSpec, folder: Path | None) -> float | None:
+def held_out(claim: Claim, folder: Path | None) -> float | None:
     """The claim's metric of a finished run on validation; kept beside the run. None where there is no such number."""
     if folder is None:
         return None
     path = folder / "evaluation" / "validation.json"
     if not path.exists():
-        write_atomic(path, json.dumps(_validate(claim, arm, folder)).encode())
+        write_atomic(path, json.dumps(_validate(claim, folder)).encode())
     estimate = json.loads(path.read_text())["metrics"].get(claim.metric)
     return float(estimate["value"]) if estimate and isfinite(estimate["value"]) else None
 
 
-def _validate(claim: Claim, arm: ArmSpec, folder: Path) -> dict[str, Any]:
-    from equipoise import recipes, tasks
-    from equipoise.engine.local import load
+def _validate(claim: Claim, folder: Path) -> dict[str, Any]:
+    from equipoise import tasks
     from equipoise.evaluate import evaluate
+    from equipoise.job.finished import opened
     from equipoise.keys import Key
 
     task = tasks.load(claim.task, **claim.knobs)
     try:
-        adjust = recipes.build(arm.method, task, **arm.arguments).adjust
-        engine, items = load(str(folder / "model")), min(ITEMS, claim.items)
-        key = Key((SEED, "validation"))
+        engine, adjust = opened(folder, task)
+        items, key = min(ITEMS, claim.items), Key((SEED, "validation"))
         return evaluate(engine, task, "validation", items, claim.samples, key, claim.ks, adjust=adjust).json()
     finally:
         if task.close is not None:

@@ -20,6 +20,7 @@ from equipoise.job import preflight
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.signals import judge
+from equipoise.parts.sources.attempts import longest_evaluated
 from equipoise.protocols import Engine
 from equipoise.recipe import Recipe, Stream
 from equipoise.record import rollouts
@@ -63,20 +64,19 @@ def prepare(s: Settings) -> Prepared:
     recipe = recipes.build(s.method, task, **s.arguments)
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
-    heads = [n.removeprefix("head:") for n in sorted(recipe.needs) if n.startswith("head:")]
     engine = load(
         s.model,
         device=s.device,
         dtype=s.dtype,
         lora_rank=s.lora_rank,
         seed=s.seed,
-        heads=heads,
+        heads=recipe.heads,
         optimiser=s.optimiser,
     )
     task = fitted(task, engine, s)
     recipe = recipes.build(s.method, task, **s.arguments)  # on the rows that are left
     _testable(task, s)
-    evaluation = evaluation_bound(engine, task, s)
+    evaluation = evaluation_bound(engine, task, s, recipe.adjust is not None)
     points = _points(s, budget, evaluation)
     _affordable(recipe, task, engine, budget, s)
     _learnable(recipe, engine)
@@ -130,11 +130,16 @@ def _testable(task: Task, s: Settings) -> None:
             )
 
 
-def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
-    """The most that one scheduled evaluation can cost."""
+def evaluation_bound(engine: Engine, task: Task, s: Settings, adjusted: bool = False) -> Cost:
+    """The most that one scheduled evaluation can cost. ``adjusted``: the decoder is, and read once more to tell how far
+    that moves it."""
     prompts = [engine.encode(p) for p in task.splits["validation"][: s.eval.items]]
     if task.verify is not None:
-        bounds = [engine.bound(len(p.ids or ()), s.eval.samples, task.max_new_tokens, True, 0, 0) for p in prompts]
+        most = [longest_evaluated(engine, task, p) for p in prompts]
+        bounds = [
+            engine.bound(len(p.ids or ()), s.eval.samples, n, True, int(adjusted), 0)
+            for p, n in zip(prompts, most, strict=True)
+        ]
     else:
         bounds = [engine.bound(len(p.ids or ()), 2, _longest_reply(engine, task, p), False, 1, 0) for p in prompts]
     return sum(bounds, Cost())
@@ -386,6 +391,7 @@ def resolved(p: Prepared) -> dict[str, Any]:
         "budget": p.budget.limits(),
         "lr": {stage.name: stage.lr.resolve(p.engine.info) for stage in p.recipe.stages},
         "evaluations": p.points,
+        "decoder": p.recipe.adjust.name if p.recipe.adjust else "plain",
         "items": {str(name): n for name, n in p.items.items()},
         "revision": p.engine.info.revision,
         "dtype": p.engine.info.dtype,
