@@ -5,6 +5,7 @@ from equipoise.parts.signals.certainty import Measure, certainty
 from equipoise.parts.signals.closeness import add_overlap
 from equipoise.parts.signals.contexts import add_form_and_length, replaced
 from equipoise.parts.signals.continuations import appended, continued
+from equipoise.parts.signals.demonstrations import beside_demonstration
 from equipoise.parts.signals.form import answered
 from equipoise.parts.signals.noise import noisy
 from equipoise.parts.signals.shaped import Form, add_form, add_sub_answers, cosine, table
@@ -22,6 +23,7 @@ __all__ = [
     "agreement",
     "answered",
     "appended",
+    "beside_demonstration",
     "certainty",
     "continued",
     "cosine",
