@@ -308,7 +308,7 @@ def test_puzzles_of_more_people_come_later() -> None:
     "method, arguments, message",
     [
         ("score", {"instruction": " "}, "say is empty"),
-        ("score", {"first_share": 1.0}, "between 0 and 1"),
+        ("score", {"first_share": 1.0}, r"in \[0, 1\)"),
         ("rise", {"tau": 0.0}, "tau=0"),
         ("rise", {"criterion": "most"}, "'most'"),
         ("rise", {"teacher": "me"}, "'me'"),

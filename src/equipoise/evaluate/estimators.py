@@ -5,8 +5,8 @@ Conventions, the same for every metric:
 - A truncated response (``stop == "length"``) is wrong: not right, reward 0, every score part 0, no vote. The part "kl",
   of adjusted decoders, is no verdict and stays.
 - A score with status "timeout" or "error" is no verdict: the sample is left out and counted in ``failed``.
-- Attempts of a conversation keep their own verdicts (parts "turn<k>/right", metrics turn<k>/...), also where a later one
-  is truncated; pass@k and everything else is of the last attempt.
+- Attempts of a conversation keep their own verdicts (parts "turn<k>/right", metrics turn<k>/...), also where a later
+  one is truncated; pass@k and everything else is of the last attempt.
 - An item contributes its mean over samples (or its unbiased pass@k, maj@k); the estimate is the mean over items.
 - An item that cannot estimate a metric (fewer than k samples with a verdict, no such part) is left out of that metric,
   and a metric with fewer than two items is left out of the result.
@@ -167,8 +167,8 @@ def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Fl
 
 
 def _attempts(items: Sequence[Item]) -> dict[str, list[float]]:
-    """turn<k>/pass@1 and, of later attempts against the first: delta, the difference; wrong_to_right and right_to_wrong,
-    shares of all samples."""
+    """turn<k>/pass@1; of later attempts against the first, delta (the difference), wrong_to_right and right_to_wrong
+    (shares of all samples)."""
     names = {name for i in items for name in i.parts if ATTEMPT.fullmatch(name)}
     values: dict[str, list[float]] = {}
     for k in range(1, len(names) + 1):

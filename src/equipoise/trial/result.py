@@ -25,7 +25,8 @@ from equipoise.trial.statistics import Arm, Verdict, arm_mean, verdicts
 START = "start"
 INTERRUPTED = "interrupted"  # why a run stopped that is to be gone on with
 LOWER_IS_BETTER = frozenset({"loss", "length", "truncated"})
-SHARES = re.compile(r"pass@|maj@|truncated|preference_accuracy")  # metrics that cannot leave [0, 1]
+# Metrics that cannot leave [0, 1].
+SHARES = re.compile(r"(turn\d+/)?(pass@|maj@|wrong_to_right|right_to_wrong)|truncated|preference_accuracy")
 
 
 @dataclass(frozen=True)

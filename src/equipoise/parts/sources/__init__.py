@@ -4,6 +4,7 @@ A source draws at most what the budget still allows (``ctx.reserve``) and return
 Its state is how many items it has drawn; the order is a permutation of the split, a new one each epoch.
 """
 
+from equipoise.parts.sources.attempts import said_between
 from equipoise.parts.sources.budgets import announced, interrupted, tokens_of
 from equipoise.parts.sources.curricula import (
     Curriculum,
@@ -52,6 +53,7 @@ __all__ = [
     "right_wrong_pairs",
     "rolled_in",
     "rolled_out",
+    "said_between",
     "sampled",
     "scheduled",
     "stored",

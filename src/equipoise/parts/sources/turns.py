@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.sources.attempts import asking_again, longest, words
 from equipoise.parts.sources.draws import positive, require, take, train_split
 from equipoise.parts.sources.spans import spans
 from equipoise.parts.sources.starts import Start, branch
-from equipoise.protocols import Context, Engine, Environment, Part, State
+from equipoise.protocols import Context, Engine, Part, State
 from equipoise.types import FAILED, Decoder, Group, Prompt, Response, Task
 
 Teacher = Literal["best", "demonstration"]
@@ -29,50 +30,31 @@ def conversed(
     until_right: bool = False,
 ) -> Part:
     """``samples`` conversations to each of ``prompts`` training prompts: at most ``turns`` attempts of the policy in
-    one response, with ``say`` as the user's words between them, which are not trained. ``until_right``: the verifier
-    looks after each attempt and a right one is the last. A truncated attempt is the last."""
+    one response, with ``say`` as the user's words between them ({} is the question), which are not trained.
+    ``until_right``: the verifier looks after each attempt and a right one is the last. A truncated one is, too."""
     positive(prompts=prompts, samples=samples, turns=turns)
     require(task, "a verifier", task.verify, "a conversation")
     if temperature <= 0:
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
-    if not say.strip():
-        raise ArgumentError("say is empty: between two attempts the user must say something, for example 'Try again.'")
     split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        start, words = state or 0, ctx.engine.encode_turn(say)
+        start, said = state or 0, words(ctx.engine, say)
         drawn = [ctx.engine.encode(split[i]) for i in take(ctx, len(split), prompts, start)]
-        longest = turns * task.max_new_tokens + (turns - 1) * len(words)
-        fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, longest, True) for p in drawn])
+        bounds = [ctx.bound(len(p.ids or ()), samples, longest(task, turns, said(p)), True) for p in drawn]
+        fits = ctx.reserve(bounds)
         decoder = Decoder(turns * task.max_new_tokens, temperature)
 
         def done(prompt: Prompt, response: Response) -> bool:
             return until_right and _right(ctx.engine, task, prompt, response)
 
-        reply = asking_again(words, turns, task.max_new_tokens, done)
+        reply = asking_again(task, turns, said, done)
         keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
         return [*groups, *ctx.engine.sample(drawn[:fits], samples, decoder, keys, reply=reply)], start + fits
 
     sizes = {"prompts": prompts, "samples": samples, "tokens": turns * task.max_new_tokens}
     name = f"conversed({prompts} x {samples}, {turns} turns{' or right' if until_right else ''})"
     return Part(name, run, frozenset(), frozenset({"prompts", "responses"}), frozenset({"generated_tokens"}), sizes)
-
-
-def asking_again(
-    words: Sequence[int],
-    turns: int,
-    longest: int,
-    done: Callable[[Prompt, Response], bool] = lambda prompt, response: False,
-) -> Environment:
-    """Says ``words`` after each attempt until there are ``turns`` of them, one is longer than ``longest`` tokens, which
-    is truncated, or the conversation is ``done``."""
-
-    def reply(prompt: Prompt, response: Response) -> Sequence[int] | None:
-        made = spans(response)
-        over = len(made) >= turns or len(made[-1]) > longest or done(prompt, response)
-        return None if over else words
-
-    return reply
 
 
 def _right(engine: Engine, task: Task, prompt: Prompt, response: Response) -> bool:
