@@ -43,7 +43,8 @@ their intervals are not adjusted for their number.
 
 Every arm has the same budget, the same training prompts and the same held-out items. Each arm's learning rate is tuned
 first: every multiple in the spec is a run of its own on a quarter of the budget, with a seed that is used for nothing
-else, judged on the validation split. The test split is looked at once, after training. A claim that is run again draws
+else, judged on the validation split; among those within a standard error of the best, the one nearest the default is
+taken. The test split is looked at once, after training. A claim that is run again draws
 seeds that no stored result has used, and the newest result is the one shown."""
 
 
