@@ -93,7 +93,7 @@ def best(claim: Claim, arm: ArmSpec, tried: dict[float, Estimate | None]) -> Tun
     near = [lr for lr in values if values[lr] >= values[top] - error]
     middle = sum(log(lr) for lr in tried) / len(tried)
     chosen = min(near, key=lambda lr: (abs(log(lr) - middle), -values[lr]))
-    return Tuned(chosen, {f"{lr:.3g}": found and found.value for lr, found in tried.items()})
+    return Tuned(chosen, {f"{lr:.3g}": found.value if found else None for lr, found in tried.items()})
 
 
 def held_out(claim: Claim, folder: Path | None) -> Estimate | None:
