@@ -1,7 +1,7 @@
 """Tasks by name. Each is one module with ``task(**knobs) -> Task``, imported only when it is asked for.
 
-``reasoning_gym:<name>``, ``confident:<task>``, ``again:<task>`` and ``file:<path>`` pass what follows the colon as the
-first argument.
+``reasoning_gym:<name>``, ``confident:<task>``, ``again:<task>``, ``mentioned:<task>`` and ``file:<path>`` pass what
+follows the colon as the first argument.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _TASKS: Mapping[str, _Known] = {
     "reasoning_gym": _Known("gym", "Reasoning Gym", "Any task of the reasoning-gym library.", "name"),
     "confident": _Known("confident", "With a confidence", "Another task whose replies end with a percentage.", "task"),
     "again": _Known("again", "Asked again", "Another task with a further attempt after each reply.", "task"),
+    "mentioned": _Known("mentioned", "A verifier with a hole", "Another task that only looks for the answer.", "task"),
     "file": _Known("file", "Your own data", "JSON, CSV or Parquet in the ecosystem's formats.", "path"),
 }
 

@@ -7,6 +7,7 @@ from equipoise.parts.signals.contexts import add_form_and_length, replaced
 from equipoise.parts.signals.continuations import appended, continued
 from equipoise.parts.signals.demonstrations import beside_demonstration
 from equipoise.parts.signals.form import answered
+from equipoise.parts.signals.gates import Asked, Check, by_function, by_part, by_policy, gated
 from equipoise.parts.signals.noise import noisy
 from equipoise.parts.signals.shaped import Form, add_form, add_sub_answers, cosine, table
 from equipoise.parts.signals.steps import steps
@@ -14,6 +15,8 @@ from equipoise.parts.signals.turns import turns
 from equipoise.parts.signals.verifier import judge, verified
 
 __all__ = [
+    "Asked",
+    "Check",
     "Form",
     "Measure",
     "add_form",
@@ -24,9 +27,13 @@ __all__ = [
     "answered",
     "appended",
     "beside_demonstration",
+    "by_function",
+    "by_part",
+    "by_policy",
     "certainty",
     "continued",
     "cosine",
+    "gated",
     "judge",
     "noisy",
     "replaced",

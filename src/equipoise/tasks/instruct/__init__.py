@@ -3,9 +3,9 @@
     Tell me about lighthouses. Use at most 15 words. Write everything in lowercase.
 
 A reply is right if it satisfies every constraint. Whether it names the topic is reported with each score (part
-``topic``) and not rewarded, so a policy that games the constraints shows itself. Each split has topics, words, phrases
-and numbers of its own: what is learned must carry over to ones never seen. The kinds follow the idea of verifiable
-instructions of IFEval (2311.07911); texts, ranges and checks are our own.
+``topic``) and not rewarded, so a policy that games the constraints shows itself (part ``exploit``: right and off the
+topic). Each split has topics, words, phrases and numbers of its own: what is learned must carry over to ones never
+seen. The kinds follow the idea of verifiable instructions of IFEval (2311.07911); texts, ranges and checks are our own.
 """
 
 from __future__ import annotations
