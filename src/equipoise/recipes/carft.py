@@ -7,9 +7,9 @@
         log sum_j [exp(cos(a_i, a_j)/tau) + exp(cos(a_i, b_j)/tau)] - min(cos(a_i, d_i), 0.9)/tau, j: all samples
     ``of`` right: each right sample, e(all of y_i), to d = e(all of the demonstration), among all e(y_j); both: the sum
 
-2508.15868 (id from memory). Of eleven published trainers "wrong" is the 8th and "both" the 10th, whose weights are used
-throughout; the demonstration is read once a step, without gradient, as there, and costs a label. contrast = 0 is reft.
-Deviates: a state is read before its token, not at it; tokens are aligned, not their text; what reft deviates in.
+2508.15868. Of eleven published trainers "wrong" is the 8th and "both" the 10th, whose weights are used throughout; the
+demonstration is read once a step, without gradient, as there, and costs a label. contrast = 0 is reft. Deviates: a
+state is read before its token, not at it; tokens are aligned, not their text; and in what reft does.
 """
 
 from dataclasses import replace
