@@ -313,7 +313,8 @@ def test_topr_without_the_taper_is_reinforce_on_old_samples() -> None:
     engine = toy.random_policy(10)
     made = stream("topr", taper=False)
     (g,) = stale(engine, toy.random_policy(11), credited(made.credit, [scored(engine, [1.0, 0.0, 0.0, 1.0])]))
-    exact(gradient(engine, [g], made.objective), gradient(engine, [g], objectives.score_function()))
+    terms = [(s.value - 0.5) * engine.logp(PROMPT, r) for s, r in zip(g.scores, g.responses, strict=True)]
+    exact(gradient(engine, [g], made.objective), derivative(engine, -sum(terms, torch.zeros(())) / len(terms)))
 
 
 def test_topr_of_right_samples_is_weighted_imitation_whoever_sampled() -> None:
