@@ -35,7 +35,7 @@ def topr(
     minibatches: int = 1,
     lr: float | None = None,
 ) -> Recipe:
-    """Args: prompts, samples: drawn a step. baseline: taken off the reward. taper: off, wrong samples weigh 1 (REINFORCE
+    """Args: prompts, samples: drawn a step. baseline: off the reward. taper: off, wrong samples weigh 1 (REINFORCE
     on old samples). log_share: of the budget, for one log of samples to train on (0: sample anew each step). epochs:
     passes over a step's samples, or over the log. minibatches: updates a pass of a step's samples. lr: peak learning
     rate (scaled to the model)."""
