@@ -17,16 +17,17 @@ from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
 from equipoise.errors import ArgumentError, BudgetError, RecordError
 from equipoise.job import preflight
+from equipoise.job.costs import smallest_step
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.signals import judge
 from equipoise.parts.sources.attempts import longest_evaluated
 from equipoise.protocols import Engine
-from equipoise.recipe import Recipe, Stream
+from equipoise.recipe import Recipe
 from equipoise.record import rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.trackers import open_tracker, tracker
-from equipoise.run.loop import Loop, Report, Schedule, passes
+from equipoise.run.loop import Loop, Report, Schedule
 from equipoise.tasks.progress import heard_by
 from equipoise.types import Cost, Prompt, Split, Task
 
@@ -191,16 +192,6 @@ def _learnable(recipe: Recipe, engine: Engine) -> None:
         lr = stage.lr.resolve(engine.info)
         if not 0 < lr < float("inf"):
             raise ArgumentError(f"the learning rate of stage {stage.name} is {lr:g}; expected a number above 0 (--lr)")
-
-
-def smallest_step(stream: Stream, task: Task, engine: Engine, given: int = 1) -> Cost:
-    """The most that a step of a single group can cost; replies that are given have ``given`` tokens."""
-    prompt = engine.encode(task.splits["train"][0])
-    samples, labels = stream.source.sizes.get("samples", 0), "labels" in stream.source.spends
-    n = samples or (2 if stream.objective and stream.objective.scope == "group" else 1)
-    longest = stream.source.sizes.get("tokens", task.max_new_tokens if samples else given)
-    label = Cost(labels={"demonstration": 1}) if labels else Cost()
-    return engine.bound(len(prompt.ids or ()), n, longest, bool(samples), *passes(stream)) + label
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------

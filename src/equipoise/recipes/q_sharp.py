@@ -52,7 +52,7 @@ def q_sharp(
         begin, end = k / rounds, (k + 1) / rounds
         source = sources.begun_by(task, prompts, samples, adjust)
         draw = Stream(source, None, signals.verified(task), store="pool")
-        pool = Stream(sources.stored("pool", list, fit, epochs), objectives.outcome_error(HEAD))
+        pool = Stream(sources.stored("pool", list, fit, epochs, samples), objectives.outcome_error(HEAD))
         stages += [
             Stage([draw], linear(lr), begin + draw_share * (end - begin), name=f"draw {k + 1}"),
             Stage([pool], linear(lr, scale=10.0), end, name=f"fit {k + 1}"),

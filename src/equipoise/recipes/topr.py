@@ -46,6 +46,8 @@ def topr(
         return Recipe("topr", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))
     log = Stage([Stream(draw, None, verdict, store="log")], linear(lr), log_share, name="draw")
     fit = Stage(
-        [Stream(sources.stored("log", list, prompts, epochs), tapered, credit=compared)], linear(lr), name="fit"
+        [Stream(sources.stored("log", list, prompts, epochs, samples), tapered, credit=compared)],
+        linear(lr),
+        name="fit",
     )
     return Recipe("topr", [log, fit], Budget(generated_tokens=100_000, trained_tokens=100_000))

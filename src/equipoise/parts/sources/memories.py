@@ -68,7 +68,7 @@ def remembered(task: Task, verdict: Part, prompts: int) -> Part:
         scored, _ = verdict(ctx, sampled, None)
         return [*groups, *(_with_memory(g, memory) for g in scored)], [start + fits, _updated(memory, scored)]
 
-    sizes = {"prompts": prompts, "samples": 1, "tokens": longest}
+    sizes = {"prompts": prompts, "samples": 1, "remembered": 1, "tokens": longest}
     gives = frozenset({"prompts", "responses", "scores"})
     name = f"remembered({prompts} x 1, {verdict.name})"
     return Part(name, run, gives=gives, spends=frozenset({"generated_tokens"}), sizes=sizes)

@@ -91,7 +91,8 @@ def last_reply_from(task: Task, teacher: Teacher, samples: int) -> Part:
 
     spends = frozenset({"generated_tokens"}) if teacher == "best" else frozenset[str]()
     name = f"last reply: best of {samples}" if teacher == "best" else "last reply: demonstration"
-    return Part(name, run, frozenset({"responses"}), frozenset({"responses"}), spends)
+    sizes = {"further": samples} if teacher == "best" else {}
+    return Part(name, run, frozenset({"responses"}), frozenset({"responses"}), spends, sizes)
 
 
 def _before(response: Response) -> tuple[int, ...]:
