@@ -189,16 +189,12 @@ def page(methods: Sequence[str], results: Sequence[Mapping[str, Any]], flops: fl
             "",
             "Made by `make test-learning` (`python scripts/learning.py`); nothing here is written by hand.",
             "",
-            f"Each method trains `tiny` with {flops:g} FLOPs and its default arguments on a task that suits it, {SEEDS} "
-            "seeds, and again",
-            "as a control in which verdicts are drawn at random from earlier ones, demonstrations belong to other "
-            "prompts and steps are",
-            'right at random ("shuffled"). A method that reads no label is compared with the start policy ("start"). '
-            "Score: pass@1",
-            f"(the last attempt's) or agreement of two samples, on {ITEMS} held-out items x {SAMPLES} samples. A method "
-            f"passes when it is more",
-            f"than {ERRORS:g} standard errors and {LEAST:g} above its control; with so few seeds, that is a test of the "
-            "code and no ranking.",
+            f"Each method trains `tiny` with {flops:g} FLOPs and its default arguments on a task that suits it, with",
+            f"{SEEDS} seeds, and again as a control in which verdicts are drawn at random from earlier ones,",
+            'demonstrations belong to other prompts and steps are right at random ("shuffled"). A method that reads no',
+            'label is compared with the start policy ("start"). Score: pass@1 (of last attempts), or agreement of two',
+            f"samples, on {ITEMS} held-out items x {SAMPLES} samples. A method passes when it is more than {ERRORS:g}",
+            f"standard errors and {LEAST:g} above its control; with so few seeds it ranks nothing.",
             "",
             f"{passed} of {len(methods)} methods passed; {sum(r['seconds'] for r in results) / 60:.0f} minutes of one "
             "core's runs.",
