@@ -38,6 +38,11 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert found("sft", toy.TASK) == {}
 
 
+def test_the_start_model_is_not_judged_where_demonstrations_come_before_its_samples() -> None:
+    assert found("text2sql_rl", ZERO) == {}
+    assert "equal" in found("mix", ZERO)  # side by side with its samples
+
+
 def test_equal_rewards_are_a_fault_only_of_groups_that_are_compared() -> None:
     assert "mean reward 0" in found("grpo", ZERO)["equal"]
     assert found("ppo", ZERO, samples=1) == {}

@@ -26,9 +26,14 @@ Scored = Sequence[tuple[Response, Score]]
 
 
 def samples_of(recipe: Recipe) -> int:
-    """Samples a prompt of the recipe's first sampling stream; 0 if it never samples."""
-    sizes = [s.source.sizes.get("samples", 0) for stage in recipe.stages for s in stage.streams]
-    return next((n for n in sizes if n), 0)
+    """Samples a prompt of the recipe's first sampling stream; 0 if it never samples, or learns from given replies
+    before it does: then the start model's samples do not tell what it will have to learn from."""
+    for stage in recipe.stages:
+        if n := next((n for s in stage.streams if (n := s.source.sizes.get("samples", 0))), 0):
+            return n
+        if any(GIVEN.keys() & s.needs for s in stage.streams):
+            return 0
+    return 0
 
 
 def bounds(recipe: Recipe, task: Task, engine: Engine) -> list[Cost]:
