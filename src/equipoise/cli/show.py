@@ -15,6 +15,7 @@ from rich.table import Table
 from equipoise.budget import amounts, show
 from equipoise.job.costs import largest_step
 from equipoise.job.job import Prepared
+from equipoise.recipe import policies
 from equipoise.types import Estimate
 
 UNITS = {"generated_tokens": "generated tokens", "trained_tokens": "trained tokens", "flops": "FLOPs", "usd": "USD"}
@@ -132,8 +133,7 @@ def _predicted(p: Prepared) -> list[tuple[str, str]]:
         rows.append(("evaluations", text))
     rows.append(("final test", f"{items['test']} x {s.test.samples} samples, not charged"))
     weights, trained = 4 * info.parameters, 4 * info.trainable
-    kept = {n.partition(":")[2] for n in p.recipe.needs if n.startswith(("logp:", "policy:"))}
-    snapshots = len(kept | ({"base"} if any(x.restart for x in p.recipe.stages) else set()))
+    snapshots = len(policies(p.recipe.needs) | ({"base"} if any(x.restart for x in p.recipe.stages) else set()))
     memory = weights + trained * (3 + snapshots)  # weights; gradient and two moments; named policies
     rows.append(("memory", f"about {memory / 2**20:,.0f} MiB of weights, gradients, optimiser; activations beside it"))
     disk = 2 * trained * (3 + snapshots) + weights

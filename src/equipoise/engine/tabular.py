@@ -203,6 +203,8 @@ class TabularEngine:
         if adjust is not None:
             heads = {n.removeprefix("head:"): _head(weights, n, prompt, rows) for n in adjust.needs}
             z = adjust.run(z, {name: h if h.dim() > 1 else h[:, None] for name, h in heads.items()})
+        if decoder.temperature == 0:  # a point mass
+            return torch.full_like(z, -math.inf).scatter(-1, z.argmax(-1, keepdim=True), 0.0)
         return torch.log_softmax(z / decoder.temperature, -1)
 
     def decoded(self, adjust: Adjust) -> TabularEngine:
