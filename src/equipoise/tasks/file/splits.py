@@ -94,7 +94,7 @@ def _assign(source: Source, places: NDArray[np.int8], has_test: bool, notes: lis
     for row in watched(open_rows_, f"splitting {source.rows.path.name}", len(open_rows_)):
         places[row] = SPLITS.index(split_of(int(source.words[row]), shares))
     wider = _widen(source, places, open_rows_, [SPLITS.index(name) for name in wanted[1:]])
-    more = "; a small file, so they hold more than 5%" if wider else ""
+    more = "; a small file, so they hold more than 5%." if wider else ""
     notes.append(f"{' and '.join(wanted[1:]) or 'train'} by hash of the prompt{more}")
 
 
