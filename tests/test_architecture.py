@@ -71,7 +71,13 @@ def test_only_the_ray_engine_imports_ray_or_vllm() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["import equipoise", "main(['--help'])", "main(['methods', '--json'])", "main(['tasks', '--json'])"],
+    [
+        "import equipoise",
+        "main(['--help'])",
+        "main(['methods', '--json'])",
+        "main(['tasks', '--json'])",
+        "main(['tasks', 'gcd'])",
+    ],
 )
 def test_listing_loads_neither_torch_nor_transformers(command: str) -> None:
     code = f"import sys\nfrom equipoise.cli import main\n{command}\n"

@@ -226,7 +226,7 @@ def test_other_data_and_other_versions_stop_a_resume(run: Path, unfinished: Path
 
 
 def test_too_few_items_to_test_on_are_told_before_training(tmp_path: Path, fails: Fails) -> None:
-    rows(tmp_path / "rows.jsonl", 12)
+    rows(tmp_path / "rows.jsonl", 10)
     said = fails("train sft --task file:rows.jsonl --model tiny --threads 1 --out few")
     assert "has 1 test items" in said and "--task.test PATH" in said and not (tmp_path / "few" / "run.toml").exists()
 

@@ -72,6 +72,8 @@ def test_an_event_can_mix_the_start_and_the_base(tmp_path: Path) -> None:
 def test_a_policy_that_nothing_keeps_is_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match=r"no policy is called 'anchor'; there are base, current, start"):
         recipe(objective=objectives.kl("anchor"))
+    with pytest.raises(ArgumentError, match="no policy is called 'other'"):
+        recipe(objective=Objective(lambda out, batch: Loss(out.logp), "", "", frozenset({"logsumexp:other"})))
     assert recipe(average("anchor", 0.1), objective=objectives.kl("anchor")).needs >= {"policy:anchor"}
 
 

@@ -38,6 +38,11 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert found("sft", toy.TASK) == {}
 
 
+def test_the_start_model_is_not_judged_where_demonstrations_come_before_its_samples() -> None:
+    assert found("text2sql_rl", ZERO) == {}
+    assert "equal" in found("mix", ZERO)  # side by side with its samples
+
+
 def test_equal_rewards_are_a_fault_only_of_groups_that_are_compared() -> None:
     assert "mean reward 0" in found("grpo", ZERO)["equal"]
     assert found("ppo", ZERO, samples=1) == {}
@@ -54,6 +59,22 @@ def test_only_existing_flags_are_advised() -> None:
     never.weights["logits"].data[..., EOS] = -50.0
     assert "Raise --task.max-new-tokens, or start from" in found("grpo", short, flags, never)["truncated"]
     assert "--task" not in found("grpo", short, (), never)["truncated"]
+
+
+def test_only_methods_that_go_by_verdicts_ask_for_them() -> None:
+    asked: list[str] = []
+
+    def verify(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+        asked.extend(texts)
+        return [Score(0.0, "unparsed") for _ in texts]
+
+    assert found("em", judged(verify)) == {} and not asked
+    assert found("grpo", judged(verify)).keys() == {"equal", "unparsed"} and asked
+    silent = dataclasses.replace(toy.TASK, verify=None)
+    assert found("em", silent) == {}
+    never = toy.engine()
+    never.weights["logits"].data[..., EOS] = -50.0
+    assert found("em", dataclasses.replace(silent, max_new_tokens=1), engine=never).keys() == {"truncated"}
 
 
 class Endless(TabularEngine):

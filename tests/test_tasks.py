@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from equipoise import tasks
+from equipoise.cli import options
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.tasks import countdown, knights, lists, splits
 from equipoise.types import Prompt, Task
@@ -197,7 +198,24 @@ def test_unknown_names_suggest_the_nearest() -> None:
 def test_signature_gives_evaluated_knobs() -> None:
     knobs = tasks.signature("addition")
     assert knobs["difficulty"].annotation is int and knobs["difficulty"].default == 3
-    assert list(knobs) == ["difficulty", "train", "validation", "test"]
+    assert list(knobs) == ["difficulty", "train", "validation", "test", "max_new_tokens"]
+
+
+@pytest.mark.parametrize("name", [*(e.name.partition(":")[0] for e in tasks.catalog()), "confident:knights"])
+def test_every_knob_is_explained(name: str) -> None:
+    flags = options.of_task(["--task", name])
+    assert {f.name for f in flags} >= {"task.max-new-tokens"}
+    assert not [f.name for f in flags if not f.help]
+    assert all("Raises" not in f.help and "``" not in f.help for f in flags), "only what the knob is"
+
+
+@pytest.mark.parametrize("name", ["addition", "instruct", "sql", "confident:addition"])
+def test_any_task_can_be_told_how_long_a_reply_may_be(name: str) -> None:
+    own, told = tasks.load(name), tasks.load(name, max_new_tokens=7)
+    assert told.max_new_tokens == 7 != own.max_new_tokens
+    assert told.fingerprint == own.fingerprint, "the data are the same"
+    with pytest.raises(ArgumentError, match=r"--task\.max-new-tokens 0"):
+        tasks.load(name, max_new_tokens=0)
 
 
 def test_the_catalog_loads_no_heavy_library() -> None:

@@ -98,9 +98,25 @@ def with_context(task: Task) -> Task:
     return dataclasses.replace(task, splits=splits, verify=lambda prompts, texts: judge(first(prompts), texts))
 
 
+def with_a_hole(task: Task) -> Task:
+    """The task whose verifier takes the right token anywhere; the part "topic" says whether it comes first."""
+
+    def verify_anywhere(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Score]:
+        assert task.verify is not None
+        found = [wanted(p) in t.split() for p, t in zip(prompts, texts, strict=True)]
+        strict = task.verify(prompts, texts)
+        return [
+            Score(float(ok), "right" if ok else "wrong", parts={"topic": s.value}, answer=s.answer)
+            for ok, s in zip(found, strict, strict=True)
+        ]
+
+    return dataclasses.replace(task, verify=verify_anywhere)
+
+
 TASKS: Mapping[str, Task] = {  # of methods that need another kind of task
     "rlcr": stating(TASK),
     "canoe": with_context(TASK),
+    "ifdecorator": with_a_hole(TASK),
 }
 # Methods that read no label: from a uniform policy there is nothing to agree on, so shuffled rewards are no control.
 # Prompts with a given token, which `success` does not read: tests/recipes/test_turns.py has its learning test.

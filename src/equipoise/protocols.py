@@ -14,6 +14,9 @@ from equipoise.keys import Key
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
 
 TokenNotes = dict[str, tuple[NDArray[np.floating], ...]]  # name -> one [n] per response of a group
+Environment = Callable[
+    [Prompt, Response], Sequence[int] | None
+]  # what the policy hears after a finished turn, if anything
 
 
 class Engine(Protocol):
@@ -53,10 +56,10 @@ class Engine(Protocol):
         decoder: Decoder,
         keys: Sequence[Key],
         policy: str = "current",
-        reply: Callable[[Response], Sequence[int] | None] | None = None,
+        reply: Environment | None = None,
     ) -> list[Group]:
         """``n`` responses to each encoded prompt, one group a prompt, in order. Sample ``i`` of prompt ``j`` draws
-        its tokens from ``keys[j] / i``."""
+        its tokens from ``keys[j] / i``. ``reply``: hears each finished turn, and what it says the policy hears next."""
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         """Without gradient, per group and response [n] (0 where untrained): "logp", "entropy", "logsumexp",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from equipoise.budget import Budget
@@ -188,6 +188,11 @@ class Recipe:
         return asked | (mixed - {"policy:current"})
 
     @property
+    def heads(self) -> list[str]:
+        """Names of the heads that the engine needs."""
+        return sorted(need.removeprefix("head:") for need in self.needs if need.startswith("head:"))
+
+    @property
     def spends(self) -> frozenset[str]:
         """Units of a budget that this method can use up."""
         return frozenset().union(*(stage.spends for stage in self.stages))
@@ -204,16 +209,22 @@ _PROVIDERS = {
     "note:spared": "credit.spare_right_steps",
     "note:kl_weight": "credit.ease_kl",
     "note:first_turn": "credit.by_turn",
+    "note:demonstrated": "signals.beside_demonstration",
     "note:budget": "sources.announced",
     "note:cut": "sources.interrupted",
 }
+
+
+def policies(needs: Iterable[str]) -> set[str]:
+    """The named policies that needs speak of: "policy:<name>", "logp:<name>", "logsumexp:<name>"."""
+    return {n.partition(":")[2] for n in needs if n.startswith(("policy:", "logp:", "logsumexp:"))}
 
 
 def _named(where: str, stage: Stage, kept: Collection[str]) -> None:
     """Check that every policy that a stage names exists in it. ``kept``: those of its events and of earlier stages.
     Raises ArgumentError."""
     known = {"current", "start", "base", *kept}
-    asked = {n.partition(":")[2] for s in stage.streams for n in s.needs if n.startswith(("logp:", "policy:"))}
+    asked = policies(n for s in stage.streams for n in s.needs)
     for name in sorted(asked.union(*(e.weights for e in stage.events)) - known):
         raise ArgumentError(
             f"{where}: no policy is called {name!r}; there are {', '.join(sorted(known))}. An event of the stage keeps "

@@ -76,7 +76,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Note:
-    """Numbers that a part knows about a group. token: one [n] per response; response: one [N]; group: one [1]."""
+    """Numbers that a part knows about a group. token: one [n] per response; response: one [N]; group: one [1].
+
+    A response note may have columns, [N, K]; those are not recorded with the rollouts."""
 
     level: Level
     values: tuple[NDArray[np.floating], ...]
@@ -115,7 +117,7 @@ class Batch:
     temperature: Tensor  # [R]
     lengths: Tensor  # [R] float: trained tokens of each response, at least 1
     groups: int  # G
-    notes: Mapping[str, Tensor]  # token notes [T], response notes [R], group notes [G]
+    notes: Mapping[str, Tensor]  # token notes [T], response notes [R] or [R, K], group notes [G]
     totals: Totals
 
     def per_response(self, x: Tensor) -> Tensor:
@@ -224,8 +226,18 @@ class Adjust:
 def columns(head: str, vocabulary: int) -> int:
     """Columns of a head by its name: "value" 1, "x[8]" 8, "x[V]" one for each entry of the vocabulary. Of the last, an
     objective is given the column of the token that came next, [T, 1], and an adjustment all of them."""
-    width = head[head.index("[") + 1 : -1] if head.endswith("]") and "[" in head else "1"
+    width = _inside(head).split(",")[0]
     return vocabulary if width == "V" else int(width)
+
+
+def projects(head: str) -> bool:
+    """Whether a head is a projection, "x[8, random]": it starts at random, because at 0 it would say nothing of the
+    hidden state and give it no gradient. Other heads start at 0."""
+    return _inside(head).endswith(", random")
+
+
+def _inside(head: str) -> str:
+    return head[head.index("[") + 1 : -1] if head.endswith("]") and "[" in head else "1"
 
 
 @dataclass(frozen=True)
@@ -303,6 +315,14 @@ Reply = str | tuple[Message, ...]  # one assistant turn, or every turn after the
 
 
 @dataclass(frozen=True)
+class Again:
+    """How a task is asked again: the user's words after an attempt, where {} is the question, and attempts in all."""
+
+    say: str
+    attempts: int = 2
+
+
+@dataclass(frozen=True)
 class Task:
     """Prompts, splits and verifier side by side. Splits are disjoint by hash of the normalised prompt.
 
@@ -320,6 +340,7 @@ class Task:
     pair: Callable[[Prompt], tuple[Reply, Reply] | None] | None = None
     steps: Callable[[Prompt, str], Sequence[tuple[int, int, bool]]] | None = None
     close: Callable[[], None] | None = None  # releases verifier processes
+    again: Again | None = None  # evaluated over the attempts of a conversation
 
 
 @dataclass(frozen=True)

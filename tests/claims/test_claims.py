@@ -21,6 +21,7 @@ from equipoise.claims.tuning import best
 from equipoise.cli import main
 from equipoise.errors import ArgumentError, RecordError, UnknownName
 from equipoise.trial import Arm, ArmSpec
+from equipoise.types import Estimate
 
 EVERY = ledger.claims()
 MICRO = Path(__file__).with_name("micro.py")
@@ -88,10 +89,14 @@ def test_specs_that_contradict_themselves_are_refused() -> None:
             Claim(**(given | wrong))  # type: ignore[arg-type]
 
 
-def test_learning_rate_is_the_best_and_failures_are_left_out() -> None:
+def test_learning_rate_is_the_best_beyond_chance_and_failures_are_left_out() -> None:
     claim = Claim("X", "", "", "", "", (ArmSpec("grpo"),), "grpo", "start", 0.1)
-    assert best(claim, claim.arms[0], {1.0: 0.2, 2.0: 0.5, 4.0: None}).lr == 2.0
-    assert best(claim, claim.arms[0], {1.0: 0.5, 2.0: 0.5, 4.0: 0.5}).lr == 2.0  # the middle
+    low, middle, high = (Estimate(x, x - 0.0392, x + 0.0392) for x in (0.2, 0.481, 0.5))  # standard errors of 0.02
+    assert best(claim, claim.arms[0], {1.0: low, 2.0: high, 4.0: None}).lr == 2.0
+    assert best(claim, claim.arms[0], {1.0: high, 2.0: high, 4.0: high}).lr == 2.0  # the middle
+    assert best(claim, claim.arms[0], {1.0: low, 2.0: middle, 4.0: high}).lr == 2.0  # within a standard error
+    assert best(claim, claim.arms[0], {1.0: middle, 2.0: low, 4.0: high}).lr == 4.0
+    assert best(claim, claim.arms[0], {1.0: low, 2.0: middle, 4.0: high}).tried == {"1": 0.2, "2": 0.481, "4": 0.5}
     with pytest.raises(RecordError, match="every learning rate"):
         best(claim, claim.arms[0], {1.0: None})
 
@@ -138,7 +143,7 @@ def test_json_has_exactly_the_contract(capsys: pytest.CaptureFixture[str]) -> No
         assert r["verdict"] in ("holds here", "fails here", "cannot tell", None)
         assert (r["verdict"] is None) == (r["seeds"] is None)
     assert main(["claims", "psr_nsr", "--json"]) == 0
-    assert [r["id"] for r in json.loads(capsys.readouterr().out)] == ["P386"]
+    assert [r["id"] for r in json.loads(capsys.readouterr().out)] == ["P386", "P386-smollm2"]
     assert main(["claims", "show", "p386"]) == 0
     assert "pass@64: nsr above psr" in capsys.readouterr().out
     with pytest.raises(UnknownName, match="P386"):

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import contrast, gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.batch import count
+from equipoise.engine.batch import count, projection
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, Diverged, UnknownName
+from equipoise.parts.objectives import near_demonstration
 from equipoise.types import Loss, Note, Objective
 
 
@@ -223,6 +224,51 @@ def test_heads_start_at_zero_and_learn() -> None:
         engine.step(3e-2)
     values = np.concatenate([v for n in engine.outputs(groups, ["head:value"]) for v in n["head:value"]])
     assert abs(values.mean() - 1) < 0.1
+
+
+def test_a_projection_is_of_the_state_before_the_token_and_starts_as_its_seed_says() -> None:
+    name = "embedding[6, random]"
+    engine = make_engine(dtype="float64", heads=[name])
+    groups = rollouts(engine, prompts=2, samples=2, tokens=5)
+    read = engine.outputs(groups, [f"head:{name}"])
+    w, b = (engine.trained[f"head:{name}.{x}"].detach() for x in ("weight", "bias"))
+    assert w.shape == (6, 32) and 0.9 / 32**0.5 < float(w.abs().max()) <= 1 / 32**0.5 and bool(b.all())
+    for g, found in zip(groups, read, strict=True):
+        for r, z in zip(g.responses, found[f"head:{name}"], strict=True):
+            row = torch.tensor([[*(g.prompt.ids or ()), *r.ids.tolist()]])
+            with torch.no_grad():
+                hidden = engine.network.model(row, output_hidden_states=True).hidden_states[-1][0]
+            np.testing.assert_allclose(z, (hidden[len(g.prompt.ids or ()) - 1 : -1] @ w.T + b).numpy(), atol=1e-9)
+    again, other = (make_engine(heads=["value", name], seed=0).trained, make_engine(heads=[name]).trained)
+    assert torch.equal(again[f"head:{name}.weight"], other[f"head:{name}.weight"])
+    assert not again["head:value.weight"].any()
+    starts = [projection(32, 6, label, seed) for label, seed in ((name, 0), (name, 1), ("x[6, random]", 0))]
+    assert not torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+
+
+def test_a_contrast_over_the_whole_step_is_the_same_in_any_split() -> None:
+    """Every sample is every other's negative, also across micro-batches."""
+    name = "embedding[6, random]"
+    engine = make_engine(dtype="float64", heads=["value", name])
+    groups = []
+    for k, g in enumerate(rollouts(engine, prompts=3, samples=3, tokens=8)):
+        places = tuple((np.arange(len(r.ids)) % 2).astype(float) for r in g.responses)
+        given = np.random.default_rng(k).standard_normal((3, 6))
+        notes = {"common": Note("token", places), "contrast": Note("response", (np.array([1.0, -1.0, 0.0]),))}
+        groups.append(replace(g, notes={**g.notes, **notes, "demonstrated": Note("response", (given,))}))
+    objective = near_demonstration("right", name) + near_demonstration("wrong", name)
+    totals = count(groups, objective.totals)
+    assert totals.extra == {"contrast_right": 3.0, "contrast_wrong": 3.0}
+    found = []
+    for tokens in (10_000, 60):
+        limited(engine, tokens)
+        engine.discard()
+        metrics, _ = engine.backward(groups[:: 1 if tokens > 60 else -1], objective, totals)
+        slopes = [p.grad.flatten() for p in engine.trained.values() if p.grad is not None]  # none for the output head
+        found.append((torch.cat(slopes), metrics))
+    (whole, one), (parts, two) = found
+    assert float((parts - whole).norm() / whole.norm()) < 1e-6 and "two_pass_gap" in two and "two_pass_gap" not in one
+    assert two["contrast_wrong"][0] == pytest.approx(one["contrast_wrong"][0], rel=1e-6)
 
 
 def test_nan_loss_names_the_prompts_and_leaves_no_gradient(exact: Any, groups: Any) -> None:

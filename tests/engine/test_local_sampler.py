@@ -126,7 +126,8 @@ def test_the_environment_answers_in_the_same_row(kind: str) -> None:
     engine = make_engine(kind, seed=1)
     heard: list[Response] = []
 
-    def reply(response: Response) -> list[int] | None:
+    def reply(prompt: Prompt, response: Response) -> list[int] | None:
+        assert response.key.startswith(f"0/{prompt.id[1:]}/")
         heard.append(response)
         return [50, 51, 52] if int(response.segment[-1]) < 2 else None
 

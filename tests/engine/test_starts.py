@@ -61,7 +61,7 @@ def test_a_table_hears_its_environment() -> None:
     table = toy.random_policy(1, vocabulary=3, length=3)
     prompt = table.encode(toy.PROMPTS[0])
 
-    def reply(response: Response) -> tuple[int, ...] | None:
+    def reply(prompt: Prompt, response: Response) -> tuple[int, ...] | None:
         return (2,) if response.segment[-1] == 0 else None
 
     (group,) = table.sample([prompt], 20, Decoder(3), [Key((1,))], reply=reply)

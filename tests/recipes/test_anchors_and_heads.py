@@ -19,6 +19,7 @@ from equipoise.keys import Key
 from equipoise.parts import credit, objectives, signals, sources
 from equipoise.protocols import Context, Part, chain
 from equipoise.recipe import Recipe, Stage, Stream, constant
+from equipoise.record import rollouts
 from equipoise.types import Cost, Group, Objective, Score
 
 PROMPT = dataclasses.replace(toy.PROMPTS[0], ids=(0,))
@@ -83,8 +84,24 @@ def test_the_kl_reported_is_0_at_rate_1_and_grows_at_rate_0(tmp_path: Path) -> N
     assert kls[0] == 0.0 and kls[-1] > 0.001
 
 
+def test_the_kl_to_the_start_is_measured_whatever_the_anchor_does(tmp_path: Path) -> None:
+    """By hand from the rollouts; it grows with a free anchor, and measuring it changes no update."""
+    _, seen = trained(tmp_path / "run", "t1", rate=1.0, lr=10.0)
+    kls = [line["rewards/kl/mean"] for line in seen if "rewards/kl/mean" in line]
+    assert kls[0] == pytest.approx(0.0, abs=1e-6) and kls[-1] > 0.05
+    last = rollouts.read(tmp_path / "run" / "rollouts")[-1]
+    start = toy.engine()
+    said = start.outputs([last], ["logp"])[0]["logp"]
+    for r, s, anchor in zip(last.responses, last.scores, said, strict=True):
+        assert r.logprobs is not None
+        assert s.parts["kl"] == pytest.approx(float((r.logprobs - anchor).sum())) and s.value in (0.0, 1.0)
+    _, lines = trained(tmp_path / "blind", "t1", rate=1.0, lr=10.0, log_kl=False)
+    both = zip(lines[1:6], seen[1:6], strict=True)
+    assert all(a["reward"] == b["reward"] and a["grad_norm"] == b["grad_norm"] for a, b in both)
+
+
 def test_without_kl_bonus_and_penalties_it_is_leave_one_out(tmp_path: Path) -> None:
-    one, _ = trained(tmp_path / "t1", "t1", kl=0.0, entropy=0.0, samples=2)
+    one, _ = trained(tmp_path / "t1", "t1", kl=0.0, entropy=0.0, samples=2, log_kl=False)
     two, _ = trained(tmp_path / "rloo", "rloo", samples=2)
     assert same(one, two)
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import toy
+from equipoise import tasks
 from equipoise.budget import Budget, Ledger
 from equipoise.engine.batch import count
 from equipoise.engine.local import load
 from equipoise.engine.tabular import TabularEngine
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, RecordError
+from equipoise.evaluate import evaluate
+from equipoise.job.finished import opened
+from equipoise.job.job import run_job
 from equipoise.keys import Key
 from equipoise.parts import decoders, objectives, sources
 from equipoise.protocols import Context
@@ -124,6 +130,41 @@ def test_guided_by_the_exact_value_is_the_exponentially_tilted_policy(eta: float
     tilted = torch.stack([engine.logp(PROMPT, r) + right(r) / eta for r in every]).detach().softmax(0)
     got = torch.stack([guided.logp(PROMPT, r) for r in every]).detach().exp()
     torch.testing.assert_close(got, tilted, rtol=1e-9, atol=1e-12)
+
+
+def test_guided_by_the_mean_adds_the_chance_itself() -> None:
+    odds = torch.tensor([[0.0, math.log(3)]])
+    z = decoders.guided("success[V]", 0.5, soft=False).run(torch.zeros(1, 2), {"success[V]": odds})
+    assert z.tolist() == [pytest.approx([1.0, 1.5])]  # p / eta
+
+
+def test_an_evaluation_with_an_adjusted_decoder_tells_the_kl_from_the_policy() -> None:
+    """Its expectation on a tree whose every response is listed; truncated responses count like others."""
+    engine = toy.random_policy(8, prompts=len(toy.PROMPTS), vocabulary=4, length=2)
+    found = evaluate(engine, toy.TASK, "test", 2, 1000, Key((0,)), adjust=DOUBLED)
+    other, kl = engine.decoded(DOUBLED), 0.0
+    for p in (g.prompt for g in found.groups):
+        moved = lambda r, p=p: (other.logp(p, r) - engine.logp(p, r)).detach()  # noqa: E731
+        kl += float(sum(other.logp(p, r).detach().exp() * moved(r) for r in engine.responses(p))) / len(found.groups)
+    assert found.metrics["parts/kl"].value == pytest.approx(kl, abs=0.03) and kl > 0.1
+    assert any(r.stop == "length" for g in found.groups for r in g.responses)
+    assert "parts/kl" not in evaluate(engine, toy.TASK, "test", 2, 4, Key((0,))).metrics
+
+
+def test_a_finished_run_is_evaluated_as_it_was_tested(tmp_path: Path) -> None:
+    """Its head is in no model folder: without it, or with one at 0, the same samples would not be drawn."""
+    asked = {"method": "q_sharp", "task": "addition", "model": "tiny", "knobs": {"difficulty": 1}, "threads": 1}
+    asked |= {"arguments": {"lr": 1.0, "rounds": 1, "fit": 1}, "budget": {"flops": 6e9}, "preflight": False}
+    asked |= {"eval": {"points": 0}, "test": {"items": 4, "samples": 2, "start": False}}
+    run_job(asked, tmp_path / "run", lambda event: None)
+    task = tasks.load("addition", difficulty=1)
+    engine, adjust = opened(tmp_path / "run", task, device="cpu")
+    again = evaluate(engine, task, "test", 4, 2, Key((0, "test")), (1, 2), adjust=adjust).json()
+    tested = json.loads((tmp_path / "run" / "final.json").read_text())["test"]
+    assert again == tested and abs(again["metrics"]["parts/kl"]["value"]) > 1e-3
+    (tmp_path / "run" / "final.json").unlink()
+    with pytest.raises(RecordError, match="not finished"):
+        opened(tmp_path / "run", task)
 
 
 def test_fitting_outcomes_moves_the_head_alone_towards_the_rate_of_success() -> None:

@@ -12,7 +12,7 @@ import torch
 
 import toy
 from equipoise import recipes
-from equipoise.budget import Budget
+from equipoise.budget import Budget, Ledger
 from equipoise.engine.batch import count
 from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import ArgumentError
@@ -134,6 +134,39 @@ def test_what_a_reward_is_compared_with_by_hand() -> None:
     assert all_equal.notes["advantage"].values[0].tolist() == [0.0] * 3
     with pytest.raises(ArgumentError, match="expected 'group' or 'batch'"):
         credit.center("step")  # type: ignore[arg-type]
+
+
+def test_a_greedy_baseline_leaves_the_gradient_of_expected_reward() -> None:
+    """Over every response, each compared with the reward of the most likely token after the most likely token."""
+    engine = toy.random_policy(2)
+    judged = dataclasses.replace(
+        toy.TASK, verify=lambda ps, texts: [Score(reward([int(t) for t in text.split()])) for text in texts]
+    )
+    part, ids = credit.subtract_greedy(judged), list[int]()
+    while len(ids) < 2 and 0 not in ids:
+        ids.append(int(engine.weights["logits"][0, engine.prefixes[tuple(ids)]].argmax()))
+    total = torch.zeros_like(engine.weights["logits"])
+    for r in engine.responses(PROMPT):
+        before = engine.spent().generated_tokens
+        mine = reward(r.ids.tolist())
+        ctx = Context(engine, Key((0,)), Ledger(Budget(flops=1e9)), lambda *_: Cost())
+        g = part(ctx, [Group(PROMPT, (r,), (Score(mine),))], None)[0]
+        assert g[0].notes["advantage"].values[0].tolist() == [mine - reward(ids)] and len(g[0].responses) == 1
+        assert engine.spent().generated_tokens - before == len(ids) <= ctx.reserved[0][2].generated_tokens
+        total += float(engine.logp(PROMPT, r).detach().exp()) * gradient(engine, g, objectives.score_function())
+    exact(-total, derivative(engine, engine.expected(PROMPT, lambda r: reward(r.ids.tolist()))))
+
+
+def test_a_greedy_response_that_cannot_be_paid_or_judged_gives_no_advantage() -> None:
+    engine, groups = toy.engine(), [toy.group([1.0, 0.0]), toy.group([1.0, 0.0])]
+    ctx = Context(engine, Key((0,)), Ledger(Budget(generated_tokens=5)), lambda *_: Cost())
+    kept = credit.subtract_greedy(toy.TASK)(ctx, groups, None)[0]
+    assert len(kept) == 1 and [id(g) for g in ctx.dropped] == [id(groups[1])]
+    assert [s.parts["greedy"] for s in kept[0].scores] == [0.0, 0.0]  # of equal logits the first ends at once
+    broken = dataclasses.replace(toy.TASK, verify=lambda ps, texts: [Score(0.0, "error") for _ in texts])
+    ctx = Context(engine, Key((0,)), Ledger(Budget(flops=1e9)), lambda *_: Cost())
+    (g, _) = credit.subtract_greedy(broken)(ctx, groups, None)[0]
+    assert not g.notes["advantage"].values[0].any()
 
 
 def test_a_running_mean_is_of_the_steps_before() -> None:
@@ -307,6 +340,14 @@ def test_topr_tapers_whole_wrong_responses_only() -> None:
         total = total - w * (s.value - 0.25) * engine.logp(PROMPT, r) / len(late.responses)
     assert {(False, True), (True, False)} <= seen or len(seen) >= 3
     exact(gradient(engine, [late], made.objective), derivative(engine, total))
+
+
+def test_topr_without_the_taper_is_reinforce_on_old_samples() -> None:
+    engine = toy.random_policy(10)
+    made = stream("topr", taper=False)
+    (g,) = stale(engine, toy.random_policy(11), credited(made.credit, [scored(engine, [1.0, 0.0, 0.0, 1.0])]))
+    terms = [(s.value - 0.5) * engine.logp(PROMPT, r) for s, r in zip(g.scores, g.responses, strict=True)]
+    exact(gradient(engine, [g], made.objective), derivative(engine, -sum(terms, torch.zeros(())) / len(terms)))
 
 
 def test_topr_of_right_samples_is_weighted_imitation_whoever_sampled() -> None:

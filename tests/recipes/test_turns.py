@@ -308,7 +308,7 @@ def test_puzzles_of_more_people_come_later() -> None:
     "method, arguments, message",
     [
         ("score", {"instruction": " "}, "say is empty"),
-        ("score", {"first_share": 1.0}, "between 0 and 1"),
+        ("score", {"first_share": 1.0}, r"in \[0, 1\)"),
         ("rise", {"tau": 0.0}, "tau=0"),
         ("rise", {"criterion": "most"}, "'most'"),
         ("rise", {"teacher": "me"}, "'me'"),
@@ -317,6 +317,7 @@ def test_puzzles_of_more_people_come_later() -> None:
         ("lm_guided_cot", {"distil_share": 0.0}, "between 0 and 1"),
         ("interleaved", {"form": "some"}, "'some'"),
         ("logic_rl", {"pattern": "("}, "no regular expression"),
+        ("canoe", {"warm": 1.0}, r"\[0, 1\)"),
     ],
 )
 def test_bad_inputs_are_told(method: str, arguments: dict[str, object], message: str) -> None:
@@ -345,6 +346,15 @@ def test_canoe_learns_from_its_own_long_answers(tmp_path: Path) -> None:
     gap = np.mean(rates["real"]) - np.mean(rates["control"])
     error = np.sqrt((np.var(rates["real"], ddof=1) + np.var(rates["control"], ddof=1)) / 3)
     assert gap > 3 * error and gap > 0.02, rates
+
+
+def test_canoe_for_the_short_answer_alone_makes_no_second_pass_and_a_warm_up_teaches_from_demonstrations() -> None:
+    task = tasks.load("facts")
+    (both,) = recipes.build("canoe", task).stages[0].streams
+    warm, alone = (s.streams[0] for s in recipes.build("canoe", task, long=False, warm=0.25).stages)
+    assert both.signal is not None and "continued" in both.signal.name
+    assert alone.signal is not None and "continued" not in alone.signal.name
+    assert warm.source.needs == {"demonstrations"} and warm.signal is None
 
 
 def test_a_long_answer_stands_for_its_context_and_nothing_is_escaped() -> None:

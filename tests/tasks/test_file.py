@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from equipoise.errors import ArgumentError, DataError, TooLong
 from equipoise.tasks import load
 from equipoise.tasks.file import fit
+from equipoise.tasks.file.splits import SHARES
 from equipoise.tasks.rows import Faults, open_rows
-from equipoise.tasks.splits import hash_of, text_of
+from equipoise.tasks.splits import hash_of, split_of, text_of
 from equipoise.types import ModelInfo, Prompt, Reply, Response, Task
 
 USER = {"role": "user", "content": "hi {}"}
@@ -234,6 +235,29 @@ def test_shares_are_90_5_5(tmp_path: Path) -> None:
     assert len(task.splits["validation"]) == pytest.approx(200, abs=45)
     assert task.splits["train"][-1] == list(task.splits["train"])[-1]
     assert task.splits["train"][2:4] == [task.splits["train"][2], task.splits["train"][3]]
+
+
+@pytest.mark.parametrize(("count", "least"), [(3, 1), (10, 1), (11, 2), (60, 6), (100, 10), (199, 20), (300, 20)])
+def test_small_files_hold_out_a_tenth_up_to_20(count: int, least: int, tmp_path: Path) -> None:
+    said = [{"prompt": f"ask {n} of {count}", "completion": reply} for n in range(count) for reply in "ab"]
+    task = of(write(tmp_path / "d.jsonl", said))
+    held = {name: {text_of(p) for p in prompts} for name, prompts in task.splits.items()}
+    assert sum(map(len, held.values())) == len(set.union(*held.values())) == count, "replies to a prompt stay together"
+    assert sum(map(len, task.splits.values())) == 2 * count
+    assert held["train"] and min(len(held["validation"]), len(held["test"])) >= least
+    edges = [(min(map(hash_of, held[n])), max(map(hash_of, held[n]))) for n in ("train", "validation", "test")]
+    assert edges == sorted(edges) and edges[0][1] < edges[1][0] and edges[1][1] < edges[2][0]
+    by_hash = [split_of(hash_of(f"ask {n} of {count}"), SHARES) for n in range(count)]
+    few = min(by_hash.count("validation"), by_hash.count("test")) < least
+    assert ("a small file, so they hold more than 5%" in task.summary) == few
+    assert few or by_hash.count("test") == len(held["test"])
+
+
+def test_a_small_file_with_its_own_test_rows_widens_validation_alone(tmp_path: Path) -> None:
+    said = [{"prompt": f"q {n}", "completion": "x", "split": "test" if n < 2 else None} for n in range(40)]
+    task = of(write(tmp_path / "d.jsonl", said))
+    assert [p.text for p in task.splits["test"]] == ["q 0", "q 1"]
+    assert len(task.splits["validation"]) == 4, "a tenth of 38, rounded up"
 
 
 def test_a_split_column_and_a_test_file_are_honoured(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 
+from equipoise.cli.tasks import main as tasks_command
 from equipoise.errors import ArgumentError, DataError, MissingExtra, UnknownName
 from equipoise.tasks import gym, load, signature
 from equipoise.tasks.splits import hash_of, text_of
@@ -104,6 +106,18 @@ def test_every_dataset_offers_its_knobs_to_the_command_line_and_their_defaults_c
             assert gym.library.configuration(name, given) == {"seed": 0}, name
     assert signature("reasoning_gym:chain_sum")["min_terms"].default == 2
     assert "train" in signature("reasoning_gym:chain_sum") and "name" not in signature("reasoning_gym")
+
+
+def test_names_are_read_without_the_library_as_it_has_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gym.library.listed() == gym.names()
+    assert tasks_command(["Count", "bits", "--json"]) == 0
+    assert [e["name"] for e in json.loads(capsys.readouterr().out)] == ["reasoning_gym:count_bits"]
+    assert tasks_command(["--json"]) == 0
+    assert "count_bits" not in capsys.readouterr().out, "only a search lists every dataset"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert gym.library.listed() == []
 
 
 def test_a_dataset_without_answers_offers_no_demonstrations() -> None:

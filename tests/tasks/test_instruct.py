@@ -62,7 +62,11 @@ def test_a_reply_is_right_only_if_everything_holds_and_parts_say_what_did() -> N
     prompt = asked(("lower", None), ("no_commas", None))
     assert verify(prompt, "rivers run").value == 1.0
     half = verify(prompt, "rivers, too")
-    assert (half.value, half.status, dict(half.parts)) == (0.0, "wrong", {"lower": 1.0, "no_commas": 0.0, "topic": 1.0})
+    assert (half.value, half.status, dict(half.parts)) == (
+        0.0,
+        "wrong",
+        {"lower": 1.0, "no_commas": 0.0, "topic": 1.0, "exploit": 0.0},
+    )
     assert verify(prompt, "whatever").parts["topic"] == 0.0, "off the topic: reported"
     assert verify(prompt, "whatever").value == 1.0, "and not rewarded"
 

@@ -24,6 +24,7 @@ this budget: where a claim fails, the paper may still be right about its own.
 
     equipoise claims [WORDS]        what has been tested, and the verdicts
     equipoise claims show P386      what the paper says, what was run, curves, interval, verdict
+    equipoise claims smoke [ID ...] try every arm small, see that a verdict could be told; store nothing
     equipoise claims run P386       run it again, on fresh seeds
 
 ## How to read a verdict
@@ -42,7 +43,8 @@ their intervals are not adjusted for their number.
 
 Every arm has the same budget, the same training prompts and the same held-out items. Each arm's learning rate is tuned
 first: every multiple in the spec is a run of its own on a quarter of the budget, with a seed that is used for nothing
-else, judged on the validation split. The test split is looked at once, after training. A claim that is run again draws
+else, judged on the validation split; among those within a standard error of the best, the one nearest the default is
+taken. The test split is looked at once, after training. A claim that is run again draws
 seeds that no stored result has used, and the newest result is the one shown."""
 
 

@@ -84,14 +84,22 @@ def _trial(
     """The claim's trial at the tuned learning rates. Raises RecordError for failed jobs: a verdict on the seeds that
     happened to survive would be biased."""
     arms = [with_lr(arm, chosen[arm.label]) for arm in claim.arms]
+    done = trial_of(claim, arms, seeds, out, jobs, console)
+    if done.result["failed"]:
+        names = ", ".join(f"{f['method']} seed {f['seed']}: {f['reason']}" for f in done.result["failed"])
+        raise RecordError(f"{claim.id}: no verdict, because runs failed ({names}); see {out / 'errors'}. Run it again")
+    return done
+
+
+def trial_of(
+    claim: Claim, arms: Sequence[ArmSpec], seeds: Sequence[int], out: Path, jobs: int, console: Console
+) -> TrialResult:
+    """A claim's trial with these arms, failed jobs and all. Raises KeyboardInterrupt when it was interrupted."""
     test = {"items": claim.items, "samples": claim.samples, "start": False}
     options = {"knobs": dict(claim.knobs), "test": test}
     done = trial(arms, claim.task, claim.model, seeds, claim.budget, out, jobs, options=options, console=console)
     if done.interrupted:
         raise KeyboardInterrupt
-    if done.result["failed"]:
-        names = ", ".join(f"{f['method']} seed {f['seed']}: {f['reason']}" for f in done.result["failed"])
-        raise RecordError(f"{claim.id}: no verdict, because runs failed ({names}); see {out / 'errors'}. Run it again")
     return done
 
 
@@ -109,7 +117,7 @@ def result(
     chosen: Mapping[str, Tuned],
 ) -> ledger.Result:
     """What is stored of a run of a claim: plain data."""
-    loaded = _load(claim, seeds, out)
+    loaded = load_arms(claim, seeds, out)
     decided = compare(claim, claim.deciding, loaded)
     measured = {arm["method"]: arm for arm in trial_result["arms"]}
     return {
@@ -137,14 +145,20 @@ def result(
     }
 
 
-def _load(claim: Claim, seeds: Sequence[int], out: Path) -> dict[str, ArmRuns]:
+def load_arms(claim: Claim, seeds: Sequence[int], out: Path) -> dict[str, ArmRuns]:
+    """The finished runs of every arm, and of the start model, in a claim's trial."""
     wanted: dict[str, Sequence[int | None]] = {**{arm.label: seeds for arm in claim.arms}, START: [None]}
     loaded = {name: load_arm(out, name, those, claim.ks) for name, those in wanted.items()}
     return {name: arm for name, arm in loaded.items() if arm is not None}
 
 
 def compare(claim: Claim, contrast: Contrast, arms: Mapping[str, ArmRuns]) -> Finding:
-    """A contrast's finding on the items that both of its arms have a number for.
+    """A contrast's finding on the items that both of its arms have a number for. Raises as ``paired``."""
+    return settle(*paired(claim, contrast, arms), claim.matters, contrast.metric, contrast.higher)
+
+
+def paired(claim: Claim, contrast: Contrast, arms: Mapping[str, ArmRuns]) -> tuple[Arm, Arm]:
+    """The better and the worse arm of a contrast on the items that both have a number for.
 
     Raises RecordError when an arm has no such number, or they share fewer than two items."""
     pair = [arms[contrast.better], arms[contrast.worse]]
@@ -160,7 +174,7 @@ def compare(claim: Claim, contrast: Contrast, arms: Mapping[str, ArmRuns]) -> Fi
     better, worse = (
         Arm(arm.name, table[:, known_items], fixed=arm.name == START) for arm, table in zip(pair, tables, strict=True)
     )
-    return settle(better, worse, claim.matters, contrast.metric, contrast.higher)
+    return better, worse
 
 
 def curve(folders: Sequence[Path]) -> list[list[float]]:

@@ -15,9 +15,11 @@ from equipoise.errors import RecordError
 from equipoise.record.folder import write_atomic
 from equipoise.trial.result import run_folder
 from equipoise.trial.runner import ArmSpec, trial
+from equipoise.types import Estimate
 
 SEED = 1_000_000  # and up: tuning shares no seed with a claim's runs
 ITEMS = 100  # of validation, most
+NORMAL = 1.96  # half a 95% interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def tune(claim: Claim, seed: int, out: Path, jobs: int, console: Console) -> dic
     found: dict[str, Tuned] = {}
     for arm, rates in grid:
         folders = {lr: run_folder(out, name, seed) for lr in rates if (name := _try(arm, lr).label) not in failed}
-        found[arm.label] = best(claim, arm, {lr: held_out(claim, arm, folders.get(lr)) for lr in rates})
+        found[arm.label] = best(claim, arm, {lr: held_out(claim, folders.get(lr)) for lr in rates})
     return found
 
 
@@ -79,38 +81,42 @@ def _try(arm: ArmSpec, lr: float) -> ArmSpec:
     return ArmSpec(arm.method, {**arm.arguments, "lr": lr}, f"{arm.label}-lr{lr:.3g}")
 
 
-def best(claim: Claim, arm: ArmSpec, tried: dict[float, float | None]) -> Tuned:
-    """The learning rate with the best value; among equals the one nearest the grid's middle."""
-    values = {lr: value if claim.higher else -value for lr, value in tried.items() if value is not None}
-    if not values:
+def best(claim: Claim, arm: ArmSpec, tried: dict[float, Estimate | None]) -> Tuned:
+    """The learning rate nearest the grid's middle among those within a standard error of the best: the default is left
+    for what is better, not for what chance makes look better."""
+    known = {lr: found for lr, found in tried.items() if found is not None}
+    if not known:
         raise RecordError(f"{claim.id}: every learning rate of {arm.label} failed in tuning ({sorted(tried)})")
+    values = {lr: found.value if claim.higher else -found.value for lr, found in known.items()}
+    top = max(values, key=lambda lr: values[lr])
+    error = (known[top].high - known[top].low) / (2 * NORMAL)
+    near = [lr for lr in values if values[lr] >= values[top] - error]
     middle = sum(log(lr) for lr in tried) / len(tried)
-    chosen = max(values, key=lambda lr: (values[lr], -abs(log(lr) - middle)))
-    return Tuned(chosen, {f"{lr:.3g}": value for lr, value in tried.items()})
+    chosen = min(near, key=lambda lr: (abs(log(lr) - middle), -values[lr]))
+    return Tuned(chosen, {f"{lr:.3g}": found.value if found else None for lr, found in tried.items()})
 
 
-def held_out(claim: Claim, arm: ArmSpec, folder: Path | None) -> float | None:
+def held_out(claim: Claim, folder: Path | None) -> Estimate | None:
     """The claim's metric of a finished run on validation; kept beside the run. None where there is no such number."""
     if folder is None:
         return None
     path = folder / "evaluation" / "validation.json"
     if not path.exists():
-        write_atomic(path, json.dumps(_validate(claim, arm, folder)).encode())
+        write_atomic(path, json.dumps(_validate(claim, folder)).encode())
     estimate = json.loads(path.read_text())["metrics"].get(claim.metric)
-    return float(estimate["value"]) if estimate and isfinite(estimate["value"]) else None
+    return Estimate(**estimate) if estimate and isfinite(estimate["value"]) else None
 
 
-def _validate(claim: Claim, arm: ArmSpec, folder: Path) -> dict[str, Any]:
-    from equipoise import recipes, tasks
-    from equipoise.engine.local import load
+def _validate(claim: Claim, folder: Path) -> dict[str, Any]:
+    from equipoise import tasks
     from equipoise.evaluate import evaluate
+    from equipoise.job.finished import opened
     from equipoise.keys import Key
 
     task = tasks.load(claim.task, **claim.knobs)
     try:
-        adjust = recipes.build(arm.method, task, **arm.arguments).adjust
-        engine, items = load(str(folder / "model")), min(ITEMS, claim.items)
-        key = Key((SEED, "validation"))
+        engine, adjust = opened(folder, task)
+        items, key = min(ITEMS, claim.items), Key((SEED, "validation"))
         return evaluate(engine, task, "validation", items, claim.samples, key, claim.ks, adjust=adjust).json()
     finally:
         if task.close is not None:

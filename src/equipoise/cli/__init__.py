@@ -16,7 +16,7 @@ COMMANDS = {
     "chat": "talk to a run's model or any other",
     "methods": "list the methods, or search them",
     "tasks": "list the tasks, or search them",
-    "claims": "what papers say, put to the test: list, run, show",
+    "claims": "what papers say, put to the test: list, smoke, run, show",
     "data": "`data check FILE --model M` shows what would be trained on",
 }
 

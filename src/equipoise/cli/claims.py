@@ -1,21 +1,27 @@
-"""equipoise claims [WORDS] | run ID | show ID | docs: what papers say, put to the test."""
+"""equipoise claims [WORDS] | run ID | smoke [ID ...] | show ID | docs: what papers say, put to the test."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from equipoise.claims import ledger
-from equipoise.cli import options
+from equipoise.cli import EXIT_FAILED, options
 from equipoise.cli.options import Flag
+from equipoise.errors import ArgumentError
 
-HELP = "What papers say, put to the test: list the claims, or `claims run ID`, `claims show ID`, `claims docs`."
+HELP = (
+    "What papers say, put to the test: list the claims, or `claims run ID`, `claims smoke [ID ...]`, `claims show ID`, "
+    "`claims docs`."
+)
 
 
 def main(args: Sequence[str]) -> int:
-    commands = {"run": _run, "show": _show, "docs": _docs}
+    commands = {"run": _run, "smoke": _smoke, "show": _show, "docs": _docs}
     if args and args[0] in commands:
         return commands[args[0]](args[1:])
     flags = [
@@ -59,6 +65,43 @@ def _run(args: Sequence[str]) -> int:
     print(f"report: {report_trial(folder / 'trial')}")
     _tell(found)
     return 0
+
+
+def _smoke(args: Sequence[str]) -> int:
+    flags = [
+        Flag("ids", tuple[str, ...], (), "of the claims, as P386 (default: all)", positional=True),
+        Flag("share", float, 0.1, "of each claim's budget"),
+        Flag("jobs", int, 2, "processes; each gets cores/jobs threads"),
+        Flag("out", str | None, None, "directory to keep the runs in (default: none is kept)"),
+        Flag("json", bool, False, "print JSON"),
+    ]
+    about = "Try claims small before they are run: every arm on one seed, and all that a verdict needs. Stores nothing."
+    v = options.parse("equipoise claims smoke", about, flags, args)
+    if not 0 < v["share"] <= 1:
+        raise ArgumentError(f"--share is {v['share']:g}; expected a share of the budget in (0, 1]")
+    from equipoise.claims.smoke import smoke
+
+    found: list[dict[str, Any]] = []
+    for claim in [ledger.claim(name) for name in v["ids"]] or ledger.claims():
+        with TemporaryDirectory() as scratch:
+            tried = smoke(claim, Path(v["out"] or scratch) / claim.id, v["share"], v["jobs"])
+        found.append(asdict(tried) | {"minutes": tried.minutes(claim)})
+        if not v["json"]:
+            _tell_smoke(found[-1])
+    if v["json"]:
+        print(json.dumps(found, indent=1))
+    return EXIT_FAILED if any(each["faults"] for each in found) else 0
+
+
+def _tell_smoke(tried: Mapping[str, Any]) -> None:
+    """A line for a claim, and one for each fault."""
+    arms = "; ".join(
+        f"{name}: {'+'.join(str(n) for n in stages.values())} updates" for name, stages in tried["updates"].items()
+    )
+    state = "fails" if tried["faults"] else "ready"
+    print(f"{tried['id']}  {state}  {arms}  (about {tried['minutes']:.0f} min of training by one worker)", flush=True)
+    for fault in tried["faults"]:
+        print(f"  {fault['where']}: {fault['reason']}", flush=True)
 
 
 def _show(args: Sequence[str]) -> int:

@@ -52,6 +52,7 @@ def evaluate(v: dict[str, Any], board: Any) -> dict[str, Any]:
     from equipoise.engine.local import deterministic, load
     from equipoise.evaluate import evaluate as measure
     from equipoise.evaluate import shortfall
+    from equipoise.job.finished import opened
     from equipoise.job.job import fitted
     from equipoise.job.settings import Settings
     from equipoise.keys import Key
@@ -62,7 +63,9 @@ def evaluate(v: dict[str, Any], board: Any) -> dict[str, Any]:
     with heard_by(board.hear):
         task = tasks.load(v["task"], **knobs)
     try:
-        engine = load(model_of(v["model"]), device=v["device"], dtype=v["dtype"])
+        where, run = {"device": v["device"], "dtype": v["dtype"]}, Path(v["model"])
+        ran = (run / "run.toml").exists()
+        engine, adjust = opened(run, task, **where) if ran else (load(v["model"], **where), None)
         with heard_by(board.hear):
             task = fitted(task, engine, Settings("eval", v["task"], v["model"], knobs=knobs))
         if (short := shortfall(task, v["split"], v["items"])) is not None:
@@ -75,6 +78,7 @@ def evaluate(v: dict[str, Any], board: Any) -> dict[str, Any]:
             v["samples"] or max(v["k"]),
             Key((v["seed"], v["split"])),
             ks=v["k"],
+            adjust=adjust,
             on_progress=lambda done, total: board.hear({"event": "test", "done": done, "total": total}),
         )
     finally:

@@ -133,7 +133,11 @@ def of_method(name: str, prefix: str = "") -> list[Flag]:
 def of_task(args: Sequence[str]) -> list[Flag]:
     """The knobs of the task that ``args`` name with --task, as --task.<knob>; none when none is named."""
     name = value_of("task", args)
-    return [] if name is None else of_parameters("task.", tasks.signature(name), {})
+    if name is None:
+        return []
+    knobs = tasks.signature(name)
+    help = {knob: text for maker in tasks.makers(name) for knob, text in described(maker, list(knobs)).items()}
+    return of_parameters("task.", knobs, help)
 
 
 def value_of(name: str, args: Sequence[str]) -> str | None:

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from equipoise.budget import amounts, show
-from equipoise.job.job import Prepared, smallest_step
+from equipoise.job.costs import largest_step
+from equipoise.job.job import Prepared
+from equipoise.recipe import policies
 from equipoise.types import Estimate
 
 UNITS = {"generated_tokens": "generated tokens", "trained_tokens": "trained tokens", "flops": "FLOPs", "usd": "USD"}
@@ -120,8 +122,7 @@ def _predicted(p: Prepared) -> list[tuple[str, str]]:
     rows = []
     for stage in p.recipe.stages:
         for stream in stage.streams:
-            groups = stream.source.sizes.get("prompts", stream.source.sizes.get("groups", 1))
-            most = amounts(smallest_step(stream, p.task, p.engine, p.task.max_new_tokens).times(groups), s.prices)
+            most = amounts(largest_step(stream, p.task, p.engine), s.prices)
             text = ", ".join(f"{show(most[u])} {name}" for u, name in UNITS.items() if most[u])
             rows.append((f"a step of {stage.name}", f"at most about {text}"))
     evaluations = amounts(p.evaluation, s.prices)
@@ -132,8 +133,7 @@ def _predicted(p: Prepared) -> list[tuple[str, str]]:
         rows.append(("evaluations", text))
     rows.append(("final test", f"{items['test']} x {s.test.samples} samples, not charged"))
     weights, trained = 4 * info.parameters, 4 * info.trainable
-    kept = {n.partition(":")[2] for n in p.recipe.needs if n.startswith(("logp:", "policy:"))}
-    snapshots = len(kept | ({"base"} if any(x.restart for x in p.recipe.stages) else set()))
+    snapshots = len(policies(p.recipe.needs) | ({"base"} if any(x.restart for x in p.recipe.stages) else set()))
     memory = weights + trained * (3 + snapshots)  # weights; gradient and two moments; named policies
     rows.append(("memory", f"about {memory / 2**20:,.0f} MiB of weights, gradients, optimiser; activations beside it"))
     disk = 2 * trained * (3 + snapshots) + weights

@@ -8,7 +8,7 @@ from typing import Any
 
 from equipoise.cli import options
 from equipoise.cli.options import Flag
-from equipoise.tasks import catalog
+from equipoise.tasks import TaskEntry, catalog, datasets
 
 
 def main(args: Sequence[str]) -> int:
@@ -17,10 +17,9 @@ def main(args: Sequence[str]) -> int:
         Flag("json", bool, False, "print JSON"),
     ]
     v = options.parse("equipoise tasks", "List the tasks.", flags, args)
-    rows: list[dict[str, Any]] = [
-        {"name": e.name, "title": e.title, "summary": e.summary, "knobs": _plain(e.knobs)} for e in catalog()
-    ]
-    rows = [r for r in rows if all(w.lower() in json.dumps(r).lower() for w in v["words"])]
+    words = [w.lower() for w in v["words"]]
+    rows = [r for r in map(_row, catalog()) if all(w in json.dumps(r).lower() for w in words)]
+    rows += [_row(e) for e in (datasets() if words else ()) if all(w in f"{e.name} {e.title}".lower() for w in words)]
     if v["json"]:
         print(json.dumps(rows, indent=1))
         return 0
@@ -35,6 +34,10 @@ def main(args: Sequence[str]) -> int:
         "`equipoise train METHOD --task NAME --help` lists the flags of one task; docs/tasks-and-data.md explains them."
     )
     return 0
+
+
+def _row(e: TaskEntry) -> dict[str, Any]:
+    return {"name": e.name, "title": e.title, "summary": e.summary, "knobs": _plain(e.knobs)}
 
 
 def _knobs(knobs: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equipoise.keys import Key, uniforms
 from equipoise.types import Batch, Decoder, Group, Totals
 
 
@@ -90,7 +91,7 @@ def _note(
         return tokens(lambda g, i: g.notes[name].values[i])
     if level == "group":
         return tensor([float(g.notes[name].values[0][0]) for g in groups])
-    return tensor([float(g.notes[name].values[0][i]) for g, rows in zip(groups, kept, strict=True) for i in rows])
+    return tensor([g.notes[name].values[0][i] for g, rows in zip(groups, kept, strict=True) for i in rows])
 
 
 REDUCTIONS = ("entropy", "logsumexp")  # of a token's logits over the vocabulary; an objective's needs name them
@@ -99,3 +100,11 @@ REDUCTIONS = ("entropy", "logsumexp")  # of a token's logits over the vocabulary
 def reductions(needs: Sequence[str] | frozenset[str]) -> list[str]:
     """Those of ``needs`` that are reductions over the vocabulary."""
     return [name for name in REDUCTIONS if name in needs]
+
+
+def projection(width: int, columns: int, name: str, seed: int = 0) -> Tensor:
+    """Where a projection of hidden states [D] starts: [D + 1, K] float64, the last row its bias, uniform within
+    1 / sqrt(D) of 0; a function of name and seed."""
+    key = Key((seed,)) / "head" / name
+    u = uniforms(np.full((width + 1) * columns, key.word, dtype=np.uint64), np.arange((width + 1) * columns))
+    return torch.from_numpy((2 * u - 1) / np.sqrt(width)).reshape(width + 1, columns)

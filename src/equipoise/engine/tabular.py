@@ -2,8 +2,9 @@
 
 The policy has a logit for each (prompt, prefix, next token); token 0 ends a turn, and a response of full length
 ends by "length". A prompt may carry a prefix (``ids`` beyond the first), and the table reads what is before a token
-without the ends of turns. It is the oracle for estimators (``responses``, ``expected``, ``gradient``) and the fast
-engine for tests of the loop. It samples with the same keys and the same inversion as the real one.
+without the ends of turns; that row of logits is the hidden state too. It is the oracle for estimators (``responses``,
+``expected``, ``gradient``) and the fast engine for tests of the loop. It samples with the same keys and the same
+inversion as the real one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from equipoise.engine.batch import flatten, origin, reductions
+from equipoise.engine.batch import flatten, origin, projection, reductions
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import Diverged, ModelError, RecordError
 from equipoise.keys import Key, uniforms
-from equipoise.protocols import TokenNotes
+from equipoise.protocols import Environment, TokenNotes
 from equipoise.types import (
     Adjust,
     Cost,
@@ -38,6 +39,7 @@ from equipoise.types import (
     Response,
     Totals,
     columns,
+    projects,
 )
 
 EOS = 0
@@ -73,8 +75,10 @@ class TabularEngine:
         self.weights: dict[str, Tensor] = {"logits": start.clone().requires_grad_()}
         for name in heads:
             k = columns(name, vocabulary)
-            size = shape[:2] if k == 1 else (*shape[:2], k)
-            self.weights[f"head:{name}"] = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+            zero = torch.zeros(shape[:2] if k == 1 else (*shape[:2], k), dtype=torch.float64)
+            self.weights[f"head:{name}"] = (
+                projection(vocabulary, k, name) if projects(name) else zero
+            ).requires_grad_()
         self.named: dict[str, dict[str, Tensor]] = {}
         self.settings, self.optimiser = settings, _optimiser(optimiser, list(self.weights.values()), settings)
         self.rows_tokens, self.version, self.meter = rows_tokens, 0, Cost()
@@ -129,12 +133,12 @@ class TabularEngine:
         decoder: Decoder,
         keys: Sequence[Key],
         policy: str = "current",
-        reply: Callable[[Response], Sequence[int] | None] | None = None,
+        reply: Environment | None = None,
     ) -> list[Group]:
         weights, groups = {k: w.detach() for k, w in self._weights(policy).items()}, []
         for prompt, key in zip(prompts, keys, strict=True):
             assert prompt.ids is not None
-            rows = [self._draw(weights, prompt.ids, decoder, key / i, reply, policy) for i in range(n)]
+            rows = [self._draw(weights, prompt, decoder, key / i, reply, policy) for i in range(n)]
             groups.append(Group(prompt, tuple(rows)))
             tokens = sum(int(r.trained.sum()) for r in rows)
             self.meter += Cost(generated_tokens=tokens, flops=self.flops(tokens, False))
@@ -153,13 +157,14 @@ class TabularEngine:
     def _draw(
         self,
         weights: Mapping[str, Tensor],
-        prompt: Sequence[int],
+        prompt: Prompt,
         decoder: Decoder,
         key: Key,
-        reply: Callable[[Response], Sequence[int] | None] | None,
+        reply: Environment | None,
         policy: str,
     ) -> Response:
-        before = prompt[1:]
+        assert prompt.ids is not None
+        index, *before = prompt.ids
         ids: list[int] = []
         logps: list[float] = []
         said: list[bool] = []  # by the policy
@@ -175,7 +180,7 @@ class TabularEngine:
 
         while sum(said) < decoder.max_new_tokens and self._read(before, ids) in self.prefixes:
             row = torch.tensor([self.prefixes[self._read(before, ids)]])
-            logp = self._adjusted(weights, prompt[0], row, decoder)[0]
+            logp = self._adjusted(weights, index, row, decoder)[0]
             if not torch.isfinite(logp).any():
                 raise Diverged(f"the policy's logits are not finite after {ids} of {key}")
             cumulative = np.cumsum(logp.exp().numpy())
@@ -185,7 +190,7 @@ class TabularEngine:
             ids, logps, said, turns = [*ids, token], [*logps, float(logp[token])], [*said, True], [*turns, turn]
             if token != EOS:
                 continue
-            spoken = list((reply(so_far()) if reply is not None else None) or ())
+            spoken = list((reply(prompt, so_far()) if reply is not None else None) or ())
             if not spoken or self._read(before, [*ids, *spoken]) not in self.prefixes:
                 break
             ids, logps = [*ids, *spoken], [*logps, *[0.0] * len(spoken)]
@@ -196,8 +201,10 @@ class TabularEngine:
         """Log-probs [B, V] that a decoder draws from, at these rows of the table."""
         z, adjust = weights["logits"][prompt, rows], decoder.adjust
         if adjust is not None:
-            heads = {n.removeprefix("head:"): weights[n][prompt, rows] for n in adjust.needs}
+            heads = {n.removeprefix("head:"): _head(weights, n, prompt, rows) for n in adjust.needs}
             z = adjust.run(z, {name: h if h.dim() > 1 else h[:, None] for name, h in heads.items()})
+        if decoder.temperature == 0:  # a point mass
+            return torch.full_like(z, -math.inf).scatter(-1, z.argmax(-1, keepdim=True), 0.0)
         return torch.log_softmax(z / decoder.temperature, -1)
 
     def decoded(self, adjust: Adjust) -> TabularEngine:
@@ -262,7 +269,8 @@ class TabularEngine:
         with torch.no_grad():
             out = self._outputs(groups, self._weights(policy), reductions(needs))
         self.meter += Cost(flops=self.flops(len(out.logp), False))
-        flat = {"logp": out.logp, **out.reduced, **{f"head:{k}": v[:, 0] for k, v in out.heads.items()}}
+        heads = {f"head:{k}": v[:, 0] if v.shape[1] == 1 else v for k, v in out.heads.items()}
+        flat = {"logp": out.logp, **out.reduced, **heads}
         return self._split(groups, {name: flat[name] for name in needs})
 
     def backward(
@@ -318,8 +326,8 @@ class TabularEngine:
         return Outputs(
             logp=every.gather(1, index[:, 2:])[:, 0],
             heads={
-                name.removeprefix("head:"): _columns(name, w[index[:, 0], index[:, 1]], index[:, 2:])
-                for name, w in weights.items()
+                name.removeprefix("head:"): _columns(name, _head(weights, name, *index[:, :2].T), index[:, 2:])
+                for name in weights
                 if name.startswith("head:")
             },
             reduced={name: reduced[name]() for name in reduce},
@@ -333,7 +341,7 @@ class TabularEngine:
             for r in g.responses:
                 n = int(r.trained.sum())
                 for name, x in flat.items():
-                    full = np.zeros(len(r.ids))
+                    full = np.zeros((len(r.ids), *x.shape[1:]))
                     full[r.trained] = x[start : start + n].numpy()
                     mine[name].append(full)
                 start += n
@@ -405,6 +413,13 @@ class TabularEngine:
     def export(self, folder: Path, merge: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
+
+
+def _head(weights: Mapping[str, Tensor], name: str, prompt: Tensor | int, rows: Tensor) -> Tensor:
+    """Of its own table, or for a projection of the logits, at these rows."""
+    if not projects(name):
+        return weights[name][prompt, rows]
+    return weights["logits"][prompt, rows] @ weights[name][:-1] + weights[name][-1]
 
 
 def _columns(name: str, read: Tensor, token: Tensor) -> Tensor:

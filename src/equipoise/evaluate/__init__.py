@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from equipoise.errors import ArgumentError, UnknownName
+from equipoise.evaluate.attempts import converse
 from equipoise.evaluate.estimators import Floats, estimates, ratio_interval, share_interval
 from equipoise.evaluate.table import prompt_text, read, rows, write
 from equipoise.keys import Key
@@ -54,13 +55,15 @@ def evaluate(
     samples: int,
     key: Key,
     ks: Sequence[int] = (1,),
-    decoder_max_new_tokens: int | None = None,
     adjust: Adjust | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate the policy on the first ``items`` of ``split`` (all of them when there are fewer).
 
+    A task that is asked again is evaluated over all attempts of a conversation (``evaluate.attempts``).
     Item i draws from ``key / id``, so that neither the number of items nor their order changes a response.
+    With ``adjust``, a score has the part "kl": nats by which the adjusted decoder makes its response likelier than the
+    policy does, whose mean is the KL of the one from the other.
     ``on_progress(done, total)`` is called as items finish. Raises UnknownName for a split the task lacks and
     ArgumentError for sizes that no estimate can be made from; errors of the engine pass through.
     """
@@ -71,11 +74,15 @@ def evaluate(
         return Evaluation(task.name, split, 1, tuple(groups), metrics)
     if samples < 1 or any(not 1 <= k <= samples for k in ks):
         raise ArgumentError(f"k must lie in 1..samples, got k = {sorted(ks)} with {samples} samples; raise --samples")
-    decoder = Decoder(decoder_max_new_tokens or task.max_new_tokens, adjust=adjust)
+    decoder = Decoder(task.max_new_tokens, adjust=adjust)
     groups = []
     for chunk in _chunks(prompts):
-        drawn = engine.sample([engine.encode(p) for p in chunk], samples, decoder, [key / p.id for p in chunk])
-        groups += _verified(task, drawn)
+        encoded, keys = [engine.encode(p) for p in chunk], [key / p.id for p in chunk]
+        if task.again is not None:
+            judged = converse(engine, task, encoded, samples, keys, adjust)
+        else:
+            judged = _verified(task, engine.sample(encoded, samples, decoder, keys))
+        groups += _moved(engine, judged) if adjust else judged
         report(len(groups), len(prompts))
     return Evaluation(task.name, split, samples, tuple(groups), estimates(groups, ks))
 
@@ -108,6 +115,18 @@ def _verified(task: Task, groups: Sequence[Group]) -> list[Group]:
     prompts = [g.prompt for g in groups for _ in g.responses]
     scores = iter(task.verify(prompts, [r.text for g in groups for r in g.responses]))
     return [replace(g, scores=tuple(next(scores) for _ in g.responses)) for g in groups]
+
+
+def _moved(engine: Engine, groups: Sequence[Group]) -> list[Group]:
+    """Groups that an adjusted decoder drew, with the part "kl"."""
+    moved = []
+    for group, notes in zip(groups, engine.outputs(groups, ["logp"]), strict=True):
+        scores = []
+        for r, s, plain in zip(group.responses, group.scores, notes["logp"], strict=True):
+            assert r.logprobs is not None  # what is sampled has them
+            scores.append(replace(s, parts={**s.parts, "kl": float((r.logprobs - plain)[r.trained].sum())}))
+        moved.append(replace(group, scores=tuple(scores)))
+    return moved
 
 
 def _replies(

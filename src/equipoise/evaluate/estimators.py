@@ -2,8 +2,11 @@
 
 Conventions, the same for every metric:
 
-- A truncated response (``stop == "length"``) is wrong: not right, reward 0, every score part 0, no vote.
+- A truncated response (``stop == "length"``) is wrong: not right, reward 0, every score part 0, no vote. The part "kl",
+  of adjusted decoders, is no verdict and stays.
 - A score with status "timeout" or "error" is no verdict: the sample is left out and counted in ``failed``.
+- Attempts of a conversation keep their own verdicts (parts "turn<k>/right", metrics turn<k>/...), also where a later
+  one is truncated; pass@k and everything else is of the last attempt.
 - An item contributes its mean over samples (or its unbiased pass@k, maj@k); the estimate is the mean over items.
 - An item that cannot estimate a metric (fewer than k samples with a verdict, no such part) is left out of that metric,
   and a metric with fewer than two items is left out of the result.
@@ -18,6 +21,7 @@ interval over items. ``tests/test_evaluate.py`` simulates the coverage.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +35,7 @@ from equipoise.errors import ArgumentError
 from equipoise.types import FAILED, Estimate, Group
 
 Floats = NDArray[np.float64]
+ATTEMPT = re.compile(r"turn(\d+)/right")  # a part of the score: whether that attempt is right, 0 or 1
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,14 @@ def _item(group: Group) -> Item:
         length=np.array([int(r.trained.sum()) for r, _ in kept], dtype=np.float64),
         truncated=cut,
         answers=tuple(None if r.stop == "length" else s.answer for r, s in kept),
-        parts={n: np.where(cut, 0.0, np.array([s.parts.get(n, np.nan) for _, s in kept])) for n in names},
+        parts={n: uncut(n, [s.parts.get(n, np.nan) for _, s in kept], cut) for n in names},
         drawn=len(group.responses),
     )
+
+
+def uncut(part: str, values: Sequence[float], cut: NDArray[np.bool_]) -> Floats:
+    """A part's values [N], 0 where the response was truncated."""
+    return np.where(cut & (part != "kl" and not ATTEMPT.fullmatch(part)), 0.0, np.array(values, dtype=np.float64))
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -129,6 +139,7 @@ def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Fl
     """Metric -> one value per item [items], NaN where the item has none.
 
     Names: pass@k, maj@k (for k > 1, where some item has a canonical answer), reward, length, truncated, parts/<name>;
+    of conversations turn<k>/pass@1, turn<k>/delta, turn<k>/wrong_to_right, turn<k>/right_to_wrong;
     brier = mean (q - c)^2 where responses state a confidence q (the part "confidence") and c is 1 for right, else 0.
     Raises ArgumentError when some k exceeds the samples drawn of an item.
     """
@@ -149,9 +160,25 @@ def item_values(items: Sequence[Item], ks: Sequence[int] = (1,)) -> dict[str, Fl
     stated = [_stated(i) for i in items]
     if any(len(q) for q, _ in stated):
         values["brier"] = [_mean((q - c) ** 2) for q, c in stated]
-    for name in sorted({name for i in items for name in i.parts}):
+    for name in sorted({name for i in items for name in i.parts if not ATTEMPT.fullmatch(name)}):
         values[f"parts/{name}"] = [_mean(i.parts.get(name, np.zeros(0))) for i in items]
+    values |= _attempts(items)
     return {name: np.array(v, dtype=np.float64) for name, v in values.items()}
+
+
+def _attempts(items: Sequence[Item]) -> dict[str, list[float]]:
+    """turn<k>/pass@1; of later attempts against the first, delta (the difference), wrong_to_right and right_to_wrong
+    (shares of all samples)."""
+    names = {name for i in items for name in i.parts if ATTEMPT.fullmatch(name)}
+    values: dict[str, list[float]] = {}
+    for k in range(1, len(names) + 1):
+        pairs = [tuple(i.parts.get(f"turn{j}/right", np.zeros(0)) for j in (1, k)) for i in items]
+        values[f"turn{k}/pass@1"] = [_mean(now) for _, now in pairs]
+        if k > 1:
+            values[f"turn{k}/delta"] = [_mean(now - first) for first, now in pairs]
+            values[f"turn{k}/wrong_to_right"] = [_mean(now * (1 - first)) for first, now in pairs]
+            values[f"turn{k}/right_to_wrong"] = [_mean(first * (1 - now)) for first, now in pairs]
+    return values
 
 
 def _check_k(k: int, items: Sequence[Item]) -> None:
@@ -175,7 +202,12 @@ def estimates(groups: Sequence[Group], ks: Sequence[int] = (1,)) -> dict[str, Es
     """
     items = items_of(groups)
     values = item_values(items, ks)
-    found = {name: mean_interval(x[~np.isnan(x)]) for name, x in values.items() if np.sum(~np.isnan(x)) >= 2}
+    known = {name: x[~np.isnan(x)] for name, x in values.items()}
+    found = {
+        name: difference_interval(x) if name.endswith("/delta") else mean_interval(x)
+        for name, x in known.items()
+        if len(x) >= 2
+    }
     found |= calibration(items)
     failed = float(sum(i.drawn - len(i.right) for i in items))
     return {**found, "failed": Estimate(failed, failed, failed)}
@@ -266,6 +298,12 @@ def share_interval(x: Floats, level: float = 0.95) -> Estimate:
     middle, half = p + z2 / 2, np.sqrt(z2 * (p * (1 - p) + z2 / 4))
     low, high = (middle - half) / (1 + z2), (middle + half) / (1 + z2)
     return Estimate(p, float(min(max(low, 0.0), p)), float(max(min(high, 1.0), p)))
+
+
+def difference_interval(x: Floats, level: float = 0.95) -> Estimate:
+    """For the mean of per-item differences of shares ``x [items]``, in [-1, 1]: :func:`share_interval`, stretched."""
+    e = share_interval((x + 1) / 2, level)
+    return Estimate(2 * e.value - 1, 2 * e.low - 1, 2 * e.high - 1)
 
 
 def ratio_interval(total: Floats, size: Floats, level: float = 0.95) -> Estimate:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.errors import RecordError
-from equipoise.evaluate.estimators import Item
+from equipoise.evaluate.estimators import Item, uncut
 from equipoise.types import FAILED, Group, Prompt
 
 COLUMNS = ("item", "sample", "value", "status", "right", "length", "truncated", "prompt", "text", "answer", "parts")
@@ -92,7 +92,7 @@ def _item(name: str, found: list[Mapping[str, Any]]) -> Item:
         length=np.array([row["length"] for row in kept], dtype=np.float64),
         truncated=cut,
         answers=tuple(None if row["truncated"] else row.get("answer") for row in kept),
-        parts={n: np.where(cut, 0.0, np.array([p.get(n, np.nan) for p in parts])) for n in names},
+        parts={n: uncut(n, [p.get(n, np.nan) for p in parts], cut) for n in names},
         drawn=len(found),
     )
 

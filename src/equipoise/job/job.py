@@ -17,15 +17,17 @@ from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
 from equipoise.errors import ArgumentError, BudgetError, RecordError
 from equipoise.job import preflight
+from equipoise.job.costs import smallest_step
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.signals import judge
+from equipoise.parts.sources.attempts import longest_evaluated
 from equipoise.protocols import Engine
-from equipoise.recipe import Recipe, Stream
+from equipoise.recipe import Recipe
 from equipoise.record import rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.trackers import open_tracker, tracker
-from equipoise.run.loop import Loop, Report, Schedule, passes
+from equipoise.run.loop import Loop, Report, Schedule
 from equipoise.tasks.progress import heard_by
 from equipoise.types import Cost, Prompt, Split, Task
 
@@ -63,20 +65,19 @@ def prepare(s: Settings) -> Prepared:
     recipe = recipes.build(s.method, task, **s.arguments)
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
-    heads = [n.removeprefix("head:") for n in sorted(recipe.needs) if n.startswith("head:")]
     engine = load(
         s.model,
         device=s.device,
         dtype=s.dtype,
         lora_rank=s.lora_rank,
         seed=s.seed,
-        heads=heads,
+        heads=recipe.heads,
         optimiser=s.optimiser,
     )
     task = fitted(task, engine, s)
     recipe = recipes.build(s.method, task, **s.arguments)  # on the rows that are left
     _testable(task, s)
-    evaluation = evaluation_bound(engine, task, s)
+    evaluation = evaluation_bound(engine, task, s, recipe.adjust is not None)
     points = _points(s, budget, evaluation)
     _affordable(recipe, task, engine, budget, s)
     _learnable(recipe, engine)
@@ -130,11 +131,16 @@ def _testable(task: Task, s: Settings) -> None:
             )
 
 
-def evaluation_bound(engine: Engine, task: Task, s: Settings) -> Cost:
-    """The most that one scheduled evaluation can cost."""
+def evaluation_bound(engine: Engine, task: Task, s: Settings, adjusted: bool = False) -> Cost:
+    """The most that one scheduled evaluation can cost. ``adjusted``: the decoder is, and read once more to tell how far
+    that moves it."""
     prompts = [engine.encode(p) for p in task.splits["validation"][: s.eval.items]]
     if task.verify is not None:
-        bounds = [engine.bound(len(p.ids or ()), s.eval.samples, task.max_new_tokens, True, 0, 0) for p in prompts]
+        most = [longest_evaluated(engine, task, p) for p in prompts]
+        bounds = [
+            engine.bound(len(p.ids or ()), s.eval.samples, n, True, int(adjusted), 0)
+            for p, n in zip(prompts, most, strict=True)
+        ]
     else:
         bounds = [engine.bound(len(p.ids or ()), 2, _longest_reply(engine, task, p), False, 1, 0) for p in prompts]
     return sum(bounds, Cost())
@@ -186,16 +192,6 @@ def _learnable(recipe: Recipe, engine: Engine) -> None:
         lr = stage.lr.resolve(engine.info)
         if not 0 < lr < float("inf"):
             raise ArgumentError(f"the learning rate of stage {stage.name} is {lr:g}; expected a number above 0 (--lr)")
-
-
-def smallest_step(stream: Stream, task: Task, engine: Engine, given: int = 1) -> Cost:
-    """The most that a step of a single group can cost; replies that are given have ``given`` tokens."""
-    prompt = engine.encode(task.splits["train"][0])
-    samples, labels = stream.source.sizes.get("samples", 0), "labels" in stream.source.spends
-    n = samples or (2 if stream.objective and stream.objective.scope == "group" else 1)
-    longest = stream.source.sizes.get("tokens", task.max_new_tokens if samples else given)
-    label = Cost(labels={"demonstration": 1}) if labels else Cost()
-    return engine.bound(len(prompt.ids or ()), n, longest, bool(samples), *passes(stream)) + label
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
@@ -386,6 +382,7 @@ def resolved(p: Prepared) -> dict[str, Any]:
         "budget": p.budget.limits(),
         "lr": {stage.name: stage.lr.resolve(p.engine.info) for stage in p.recipe.stages},
         "evaluations": p.points,
+        "decoder": p.recipe.adjust.name if p.recipe.adjust else "plain",
         "items": {str(name): n for name, n in p.items.items()},
         "revision": p.engine.info.revision,
         "dtype": p.engine.info.dtype,

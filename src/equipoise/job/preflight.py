@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from equipoise import recipes
 from equipoise.errors import PreflightStop, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import Engine
@@ -25,9 +26,14 @@ Scored = Sequence[tuple[Response, Score]]
 
 
 def samples_of(recipe: Recipe) -> int:
-    """Samples a prompt of the recipe's first sampling stream; 0 if it never samples."""
-    sizes = [s.source.sizes.get("samples", 0) for stage in recipe.stages for s in stage.streams]
-    return next((n for n in sizes if n), 0)
+    """Samples a prompt of the recipe's first sampling stream; 0 if it never samples, or learns from given replies
+    before it does: then the start model's samples do not tell what it will have to learn from."""
+    for stage in recipe.stages:
+        if n := next((n for s in stage.streams if (n := s.source.sizes.get("samples", 0))), 0):
+            return n
+        if any(GIVEN.keys() & s.needs for s in stage.streams):
+            return 0
+    return 0
 
 
 def bounds(recipe: Recipe, task: Task, engine: Engine) -> list[Cost]:
@@ -45,7 +51,8 @@ def preflight(
     judge: Callable[[list[Group]], list[Group]],
     flags: Collection[str] = (),
 ) -> tuple[list[Group], list[Fault]]:
-    """Sample and score the first training prompts, look at given replies: the groups, and what is wrong.
+    """Sample the first training prompts, look at given replies: the groups, and what is wrong. Only a method that goes
+    by the task's verdicts has its samples judged.
 
     ``flags``: what the method and the task can be told; no other is advised."""
     n = samples_of(recipe)
@@ -53,26 +60,32 @@ def preflight(
     if n:
         prompts = [engine.encode(p) for p in task.splits["train"][:PROMPTS]]
         keys = [key / "preflight" / i for i in range(len(prompts))]
-        groups = judge(engine.sample(prompts, n, Decoder(task.max_new_tokens), keys))
+        groups = engine.sample(prompts, n, Decoder(task.max_new_tokens), keys)
+        needs = recipes.method(recipe.name).about.needs
+        if task.verify is not None and any("verifier" in need for need in needs):
+            groups = judge(groups)
     return groups, _sampled_faults(groups, task, flags) + _given_faults(recipe, task, engine)
 
 
 def _sampled_faults(groups: list[Group], task: Task, flags: Collection[str]) -> list[Fault]:
-    pairs = [(r, s) for g in groups for r, s in zip(g.responses, g.scores, strict=True) if s.status not in FAILED]
-    if not pairs:
-        return []
-    return [f for f in (_truncated(pairs, task, flags), _unparsed(pairs), _equal(groups, pairs, flags)) if f]
+    pairs = [(r, s) for g in groups for r, s in zip(g.responses, g.scores, strict=False) if s.status not in FAILED]
+    if pairs:
+        found = [_truncated([r for r, _ in pairs], task, flags), _unparsed(pairs), _equal(groups, pairs, flags)]
+    else:
+        unjudged = [r for g in groups if not g.scores for r in g.responses]
+        found = [_truncated(unjudged, task, flags)] if unjudged else []
+    return [fault for fault in found if fault]
 
 
-def _truncated(pairs: Scored, task: Task, flags: Collection[str]) -> Fault | None:
-    cut = sum(r.stop == "length" for r, _ in pairs) / len(pairs)
+def _truncated(responses: Sequence[Response], task: Task, flags: Collection[str]) -> Fault | None:
+    cut = sum(r.stop == "length" for r in responses) / len(responses)
     if cut <= SHARE:
         return None
     longer = "Raise --task.max-new-tokens, or start" if "task.max-new-tokens" in flags else "Start"
     return (
         "truncated",
-        f"{cut:.0%} of {len(pairs)} responses reached {task.max_new_tokens} tokens without ending, and a truncated "
-        f"response is wrong. {longer} from a model that ends its answers (sft first).",
+        f"{cut:.0%} of {len(responses)} responses reached {task.max_new_tokens} tokens without ending: cut off, they "
+        f"are wrong, and say nothing of how to end. {longer} from a model that ends its answers (sft first).",
     )
 
 

@@ -42,7 +42,7 @@ def bcpg_nsa(
     budget for the log, and most passes over it. lr: peak learning rate (scaled to the model)."""
     judged = chain(signals.verified(task), signals.steps(task, flip))
     draw = Stream(sources.sampled(task, prompts, samples), None, judged, store="log")
-    log = sources.stored("log", sources.whole_groups(), prompts, epochs)
+    log = sources.stored("log", sources.whole_groups(), prompts, epochs, samples)
     fit = Stream(log, objectives.residual_gradient(beta, "spared"), credit=credit.spare_right_steps(mining))
     stages = [Stage([draw], linear(lr), draw_share, name="draw"), Stage([fit], linear(lr), name="fit")]
     return Recipe("bcpg_nsa", stages, Budget(generated_tokens=100_000, trained_tokens=100_000))

@@ -7,10 +7,12 @@
     J = GRPO's, with A_i = (r_i - mean) / (std + 1e-4)
 
 2505.16483 and its code. Deviates: the long answer is put in literally (the code escapes it as a pattern); without one,
-influence is 0 (the code runs the second pass on the old context and ignores it). Second passes are charged.
+influence is 0 (the code runs the second pass on the old context and ignores it). Second passes are charged. ``long``
+False rewards the short answer alone; ``warm`` first teaches the form by demonstrations, at four times the usual rate.
 """
 
 from equipoise.budget import Budget
+from equipoise.errors import ArgumentError
 from equipoise.parts import credit, objectives, signals, sources
 from equipoise.protocols import chain
 from equipoise.recipe import About, Recipe, Stage, Stream, linear
@@ -34,17 +36,25 @@ def canoe(
     separator: str = "=>",
     low: float = 0.2,
     high: float = 0.8,
+    long: bool = True,
+    warm: float = 0.0,
+    demonstrations: int = 4,
     clip: float = 0.2,
     lr: float | None = None,
 ) -> Recipe:
-    """Args: prompts, samples: drawn a step. column: of the data, with the context as the prompt has it. separator:
-    between long and short answer; empty: the reply is the long answer. low, high: of the long answer's share of the
-    context's characters. clip: of the ratio. lr: peak learning rate (scaled to the model)."""
+    """Args: prompts, samples: drawn a step. column: of the data, with the context. separator: between long and short
+    answer; empty: all is the long one. low, high: its share of the context's characters. long: reward it. warm: share
+    of the budget for demonstrations, so many a step. clip: of the ratio. lr: peak learning rate after them (scaled)."""
+    if not 0 <= warm < 1:
+        raise ArgumentError(f"warm={warm:g}: expected a share of the budget in [0, 1)")
     again = signals.continued(task, signals.replaced(column, separator), 1)
+    both = chain(again, signals.add_form_and_length(column, separator, low, high))
+    teach = [Stream(sources.demonstrations(task, demonstrations), objectives.likelihood("token"))] if warm else []
     stream = Stream(
         source=sources.sampled(task, prompts, samples),
-        signal=chain(again, signals.add_form_and_length(column, separator, low, high)),
+        signal=both if long else signals.verified(task),
         credit=chain(credit.center(), credit.divide_by_std(1e-4)),
         objective=objectives.clipped(clip, clip, "response"),
     )
-    return Recipe("canoe", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))
+    stages = [Stage([s], linear(None, scale=4.0), warm, name="warm") for s in teach] + [Stage([stream], linear(lr))]
+    return Recipe("canoe", stages, Budget(generated_tokens=100_000, trained_tokens=100_000 if warm else None))

@@ -47,7 +47,7 @@ def copg(
         return Recipe(
             "copg", [Stage([Stream(drawn, objective, verdict)], linear(lr))], Budget(generated_tokens=100_000)
         )
-    log = sources.stored("log", sources.whole_groups(), prompts, epochs)
+    log = sources.stored("log", sources.whole_groups(), prompts, epochs, samples)
     stages = [
         Stage([Stream(drawn, None, verdict, store="log")], linear(lr), draw_share, name="draw"),
         Stage([Stream(log, objective)], linear(lr), name="fit"),

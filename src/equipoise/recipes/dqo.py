@@ -40,7 +40,7 @@ def dqo(
     weight of the value error. corrected: weigh by the bounded ratio of the tokens to come. draw_share, epochs:
     share of the budget for the log, and most passes over it. lr: peak learning rate (scaled to the model)."""
     draw = Stream(sources.sampled(task, prompts, samples), None, signals.verified(task), store="log")
-    log = sources.stored("log", sources.whole_groups(), prompts, epochs)
+    log = sources.stored("log", sources.whole_groups(), prompts, epochs, samples)
     objective = objectives.value_residual(beta, lam, vf, corrected, "start")
     stages = [
         Stage([draw], linear(lr), draw_share, name="draw"),

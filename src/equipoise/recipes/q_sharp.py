@@ -38,20 +38,21 @@ def q_sharp(
     draw_share: float = 0.5,
     epochs: int = 8,
     fit: int = 8,
+    soft: bool = True,
     lr: float | None = None,
 ) -> Recipe:
     """Args: prompts, samples: drawn a step. eta: price of a nat of KL. top: guide among the policy's so many likeliest
     tokens, 0 for all. rounds: of drawing and fitting. draw_share: of a round's budget for drawing. epochs: most passes
-    over the pool a round. fit: prompts' groups a step of fitting. lr: peak learning rate of the head (scaled)."""
+    over the pool a round. fit: groups a step of fitting. soft: guide by Q, else by p. lr: peak of the head (scaled)."""
     if rounds < 1 or not 0 < draw_share < 1:
         raise ArgumentError(f"rounds={rounds}, draw_share={draw_share:g}: expected at least 1, and a share in (0, 1)")
-    adjust = decoders.guided(HEAD, eta, top)
+    adjust = decoders.guided(HEAD, eta, top, soft)
     stages = []
     for k in range(rounds):
         begin, end = k / rounds, (k + 1) / rounds
         source = sources.begun_by(task, prompts, samples, adjust)
         draw = Stream(source, None, signals.verified(task), store="pool")
-        pool = Stream(sources.stored("pool", list, fit, epochs), objectives.outcome_error(HEAD))
+        pool = Stream(sources.stored("pool", list, fit, epochs, samples), objectives.outcome_error(HEAD))
         stages += [
             Stage([draw], linear(lr), begin + draw_share * (end - begin), name=f"draw {k + 1}"),
             Stage([pool], linear(lr, scale=10.0), end, name=f"fit {k + 1}"),

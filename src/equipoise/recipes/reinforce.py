@@ -4,8 +4,9 @@
     J = - mean_i A_i sum_t log pi(y_it)        (a sequence is one action: a sum, never divided by its length)
 
 Williams 1992. ``baseline``: "batch" the step's mean, "others" the same without y_i, "prompt" the mean of the prompt's
-other samples (RLOO), "running" that of earlier steps, "none" 0. With "batch" y_i is in its own mean: over M responses
-that shrinks the expected gradient by 1 - 1/M. ``whitened`` also divides by the deviation over the step's tokens.
+other samples (RLOO), "running" that of earlier steps, "greedy" the reward of the policy's greedy response (ReMax,
+2310.10505), one more to draw, "none" 0. With "batch" y_i is in its own mean: over M responses that shrinks the expected
+gradient by 1 - 1/M. ``whitened`` also divides by the deviation over the step's tokens.
 """
 
 from typing import Literal
@@ -30,25 +31,27 @@ def reinforce(
     *,
     prompts: int = 8,
     samples: int = 8,
-    baseline: Literal["batch", "others", "prompt", "running", "none"] = "batch",
+    baseline: Literal["batch", "others", "prompt", "running", "greedy", "none"] = "batch",
     whitened: bool = False,
     epochs: int = 1,
     minibatches: int = 1,
     lr: float | None = None,
 ) -> Recipe:
     """Args: prompts, samples: drawn a step. baseline: what a reward is compared with: "batch", "others", "prompt",
-    "running" or "none". whitened: scale advantages to variance 1. epochs, minibatches: updates a step.
+    "running", "greedy" or "none". whitened: scale advantages to variance 1. epochs, minibatches: updates a step.
     lr: peak learning rate (scaled to the model)."""
+    draw, verdict = sources.sampled(task, prompts, samples), signals.verified(task)
     compared = {
         "batch": credit.center("batch"),
         "others": credit.leave_one_out("batch"),
         "prompt": credit.leave_one_out(),
         "running": credit.subtract_running_mean(),
+        "greedy": credit.subtract_greedy(task),
         "none": credit.subtract(0.0),
     }[baseline]
     stream = Stream(
-        source=sources.sampled(task, prompts, samples),
-        signal=signals.verified(task),
+        source=draw,
+        signal=verdict,
         credit=chain(compared, credit.whiten()) if whitened else compared,
         objective=objectives.score_function(),
         updates=Updates(epochs, minibatches),

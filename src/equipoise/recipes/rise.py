@@ -29,19 +29,21 @@ def rise(
     prompts: int = 8,
     samples: int = 2,
     turns: int = 2,
-    feedback: str = "That is not right. Try again.",
+    feedback: str | None = None,
     teacher: sources.Teacher = "best",
     best_of: int = 8,
     tau: float = 0.4,
     criterion: credit.Criterion = "all",
     lr: float | None = None,
 ) -> Recipe:
-    """Args: prompts, samples: conversations a step. turns: most attempts. feedback: said after a wrong one.
-    teacher: who gives the last reply, "best" or "demonstration". best_of: own samples for it. tau: of the weights.
-    criterion: attempts that are imitated, "all", "better", "best" or "success". lr: peak learning rate (scaled)."""
+    """Args: prompts, samples: conversations a step. turns: most attempts. feedback: said after a wrong one, {} for the
+    question (none: as the task asks again, else that it is not right). teacher: who gives the last reply, "best" or
+    "demonstration". best_of: own samples for it. tau: of the weights. criterion: attempts that are imitated, "all",
+    "better", "best" or "success". lr: peak learning rate (scaled)."""
+    say = sources.said_between(task, feedback, "That is not right. Try again.")
     stream = Stream(
         source=chain(
-            sources.conversed(task, prompts, samples, feedback, turns, until_right=True),
+            sources.conversed(task, prompts, samples, say, turns, until_right=True),
             sources.last_reply_from(task, teacher, best_of),
         ),
         signal=signals.turns(task),

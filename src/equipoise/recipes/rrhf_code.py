@@ -41,7 +41,7 @@ def rrhf_code(
     if samples < 2:
         raise ArgumentError(f"samples={samples}: candidates are ranked against each other; expected at least 2")
     draw = Stream(sources.sampled(task, prompts, samples), None, signals.verified(task), store="candidates")
-    mixed = sources.stored("candidates", sources.whole_groups(mixed=True), prompts, epochs)
+    mixed = sources.stored("candidates", sources.whole_groups(mixed=True), prompts, epochs, samples)
     stages = [
         Stage([draw], linear(lr), draw_share, name="draw"),
         Stage([Stream(mixed, objectives.ranked(rank, length))], linear(lr), name="fit"),

@@ -1,4 +1,4 @@
-"""Self-correction by reinforcement learning: two attempts in one response, with a fixed instruction between them.
+"""Self-correction by reinforcement learning: two attempts in one response, with an instruction between them.
 
     stage I:   maximise E[r(y2)] - kl_first KL(pi || start) on the first attempt's tokens; no reward for y1
     stage II:  maximise E[r(y1)] + E[r(y2) + progress (r(y2) - r(y1))] - kl KL(pi || start) on both
@@ -32,7 +32,7 @@ def score(
     *,
     prompts: int = 8,
     samples: int = 8,
-    instruction: str = "There may be an error above. Find it and answer again.",
+    instruction: str | None = None,
     progress: float = 10.0,
     kl: float = 0.01,
     kl_first: float = 0.1,
@@ -40,19 +40,18 @@ def score(
     baseline: bool = False,
     lr: float | None = None,
 ) -> Recipe:
-    """Args: prompts, samples: drawn a step. instruction: said between the attempts. progress: weight of r(y2) - r(y1).
-    kl: weight of the KL in stage II. kl_first: of the first attempt's in stage I. first_share: of the budget for
-    stage I. baseline: subtract the group's mean of each turn. lr: peak learning rate (scaled to the model)."""
-    if not 0 < first_share < 1:
-        raise ArgumentError(f"first_share={first_share:g}: the share of stage I; expected a number between 0 and 1")
-    draw, verdict = sources.conversed(task, prompts, samples, instruction), signals.turns(task)
+    """Args: prompts, samples: drawn a step. instruction: said between the attempts, {} for the question (none: as the
+    task asks again, else that there may be an error). progress: weight of r(y2) - r(y1). kl: weight of the KL in stage
+    II. kl_first: of the first attempt's in stage I. first_share: of the budget for stage I, 0 for none. baseline:
+    subtract the group's mean of each turn. lr: peak learning rate (scaled to the model)."""
+    if not 0 <= first_share < 1:
+        raise ArgumentError(f"first_share={first_share:g}: the share of stage I; expected a number in [0, 1)")
+    say = sources.said_between(task, instruction, "There may be an error above. Find it and answer again.")
+    draw, verdict = sources.conversed(task, prompts, samples, say), signals.turns(task)
     gradient = objectives.clipped(1.0, inf, 1.0)
     held = gradient + kl_first * objectives.kl("base", "k2", at="first_turn")
     free = gradient + kl * objectives.kl("base", "k2")
-    stages = [
-        Stage(
-            [Stream(draw, held, verdict, credit.by_turn(0.0, 0.0, baseline))], linear(lr), first_share, name="second"
-        ),
-        Stage([Stream(draw, free, verdict, credit.by_turn(1.0, progress, baseline))], linear(lr), name="both"),
-    ]
-    return Recipe("score", stages, Budget(generated_tokens=100_000))
+    second = Stream(draw, held, verdict, credit.by_turn(0.0, 0.0, baseline))
+    both = Stream(draw, free, verdict, credit.by_turn(1.0, progress, baseline))
+    stages = [Stage([second], linear(lr), first_share, name="second"), Stage([both], linear(lr), name="both")]
+    return Recipe("score", stages if first_share else stages[1:], Budget(generated_tokens=100_000))

@@ -37,7 +37,7 @@ def shiq(
     """Args: prompts, samples: a step. beta: strength of the tie to the start policy. draw_share, epochs: share of the
     budget for the log, and most passes over it. lr: peak learning rate (scaled to the model)."""
     draw = Stream(sources.sampled(task, prompts, samples), None, signals.verified(task), store="log")
-    log = sources.stored("log", sources.whole_groups(), prompts, epochs)
+    log = sources.stored("log", sources.whole_groups(), prompts, epochs, samples)
     stages = [
         Stage([draw], linear(lr), draw_share, name="draw"),
         Stage([Stream(log, objectives.logit_residual(beta, "start"))], linear(lr), name="fit"),

@@ -50,7 +50,7 @@ def text2sql_rl(
         objective=objectives.clipped(clip, clip, "response") + kl * objectives.kl("start"),
     )
     stages = [
-        Stage([supervised], linear(lr), sft_share, name="sft"),
+        Stage([supervised], linear(lr, scale=2.0), sft_share, name="sft"),
         Stage([reinforce], linear(lr), name="reinforce"),
     ]
     return Recipe("text2sql_rl", stages, Budget(generated_tokens=100_000, trained_tokens=100_000))

@@ -29,21 +29,25 @@ def topr(
     prompts: int = 8,
     samples: int = 8,
     baseline: float = 0.5,
+    taper: bool = True,
     log_share: float = 0.0,
     epochs: int = 4,
     minibatches: int = 1,
     lr: float | None = None,
 ) -> Recipe:
-    """Args: prompts, samples: drawn a step. baseline: taken off the reward. log_share: of the budget, for one log of
-    samples to train on (0: sample anew each step). epochs: passes over a step's samples, or over the log.
-    minibatches: updates a pass of a step's samples. lr: peak learning rate (scaled to the model)."""
-    tapered = objectives.reweighted((1, 1), (0, 1), 1.0, ratio="product", against="recorded")
+    """Args: prompts, samples: drawn a step. baseline: off the reward. taper: off, wrong samples weigh 1 (REINFORCE
+    on old samples). log_share: of the budget, for one log of samples to train on (0: sample anew each step). epochs:
+    passes over a step's samples, or over the log. minibatches: updates a pass of a step's samples. lr: peak learning
+    rate (scaled to the model)."""
+    tapered = objectives.reweighted((1, 1), (0, 1) if taper else (1, 1), 1.0, ratio="product", against="recorded")
     draw, verdict, compared = sources.sampled(task, prompts, samples), signals.verified(task), credit.subtract(baseline)
     if not log_share:
         stream = Stream(draw, tapered, verdict, compared, Updates(epochs, minibatches))
         return Recipe("topr", [Stage([stream], linear(lr))], Budget(generated_tokens=100_000))
     log = Stage([Stream(draw, None, verdict, store="log")], linear(lr), log_share, name="draw")
     fit = Stage(
-        [Stream(sources.stored("log", list, prompts, epochs), tapered, credit=compared)], linear(lr), name="fit"
+        [Stream(sources.stored("log", list, prompts, epochs, samples), tapered, credit=compared)],
+        linear(lr),
+        name="fit",
     )
     return Recipe("topr", [log, fit], Budget(generated_tokens=100_000, trained_tokens=100_000))

@@ -137,9 +137,9 @@ def _notes(group: Group, i: int) -> dict[str, Any]:
             learner = note.values[i]
         elif note.level == "token":
             token[name] = note.values[i]
-        elif note.level == "response":
+        elif note.level == "response" and note.values[0].ndim == 1:
             response[name] = float(note.values[0][i])
-        else:
+        elif note.level == "group":
             response[name] = float(note.values[0][0])
     return {
         "advantage": advantage,

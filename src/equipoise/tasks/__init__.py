@@ -1,6 +1,7 @@
 """Tasks by name. Each is one module with ``task(**knobs) -> Task``, imported only when it is asked for.
 
-``reasoning_gym:<name>``, ``confident:<task>`` and ``file:<path>`` pass what follows the colon as the first argument.
+``reasoning_gym:<name>``, ``confident:<task>``, ``again:<task>``, ``mentioned:<task>`` and ``file:<path>`` pass what
+follows the colon as the first argument.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from equipoise.errors import ArgumentError, UnknownName
+from equipoise.tasks.procedural import between
 from equipoise.types import Task
 
 
@@ -43,33 +45,60 @@ _TASKS: Mapping[str, _Known] = {
     "instruct": _Known("instruct", "Instruction following", "Natural-language prompts with verifiable constraints."),
     "reasoning_gym": _Known("gym", "Reasoning Gym", "Any task of the reasoning-gym library.", "name"),
     "confident": _Known("confident", "With a confidence", "Another task whose replies end with a percentage.", "task"),
+    "again": _Known("again", "Asked again", "Another task with a further attempt after each reply.", "task"),
+    "mentioned": _Known("mentioned", "A verifier with a hole", "Another task that only looks for the answer.", "task"),
     "file": _Known("file", "Your own data", "JSON, CSV or Parquet in the ecosystem's formats.", "path"),
 }
 
 
-def load(name: str, **knobs: Any) -> Task:
-    """The task called ``name``. Raises UnknownName (with the nearest) for a name or a knob that does not exist."""
+def load(name: str, *, max_new_tokens: int | None = None, **knobs: Any) -> Task:
+    """The task called ``name``. Raises UnknownName (with the nearest) for a name or a knob that does not exist.
+
+    max_new_tokens: longest reply that is sampled, in tokens (none: the task's own).
+    """
     function, arguments = _find(name)
     allowed = signature(name)
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
         for knob in knobs:
             if knob not in allowed:
                 raise UnknownName(f"knob of task {name}", knob, allowed)
-    return function(*arguments, **knobs)
+    made = function(*arguments, **knobs)
+    if max_new_tokens is None:
+        return made
+    between("task.max_new_tokens", max_new_tokens, 1, 1_000_000)
+    return replace(made, max_new_tokens=max_new_tokens)
 
 
 def signature(name: str) -> Mapping[str, inspect.Parameter]:
     """The knobs of a task, with evaluated annotations and defaults; of a dataset of reasoning_gym its own as well."""
     function, arguments = _find(name, need_argument=False)
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [p for f in (function, load) for p in inspect.signature(f, eval_str=True).parameters.values()]
     found = {p.name: p for p in parameters if p.default is not p.empty}
     more = getattr(inspect.getmodule(function), "parameters", None)
     return {**found, **more(*arguments)} if more and any(arguments) else found
 
 
+def makers(name: str) -> list[Callable[..., Task]]:
+    """The functions whose docstrings explain the knobs of a task, and of the task within it."""
+    function, arguments = _find(name, need_argument=False)
+    within = any(arguments) and _TASKS[name.partition(":")[0]].argument == "task"
+    return [function, *(makers(*arguments) if within else [load])]
+
+
 def catalog() -> list[TaskEntry]:
     """Every task with its knobs. Loads neither torch nor transformers nor reasoning_gym."""
     return [_entry(name, known) for name, known in _TASKS.items()]
+
+
+def datasets() -> list[TaskEntry]:
+    """Every dataset of reasoning_gym with the knobs that all have; none without the library, which is not loaded."""
+    from equipoise.tasks.gym import library
+
+    general = _entry("reasoning_gym", _TASKS["reasoning_gym"])
+    return [
+        TaskEntry(f"reasoning_gym:{name}", name.replace("_", " ").capitalize(), "Of Reasoning Gym.", general.knobs)
+        for name in library.listed()
+    ]
 
 
 def _entry(name: str, known: _Known) -> TaskEntry:

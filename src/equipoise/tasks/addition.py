@@ -15,7 +15,9 @@ from equipoise.types import Prompt, Score, Task
 
 
 def task(difficulty: int = 3, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """Two numbers of ``difficulty`` digits each. The sizes are upper bounds: one digit has only 100 questions."""
+    """Two numbers to add; of one digit each there are only 100 questions.
+
+    difficulty: digits of either number, 1 to 12. train, validation, test: prompts of these splits, at most."""
     between("addition.difficulty", difficulty, 1, 12)
     low, high = (0 if difficulty == 1 else 10 ** (difficulty - 1)), 10**difficulty
 

@@ -25,7 +25,9 @@ TOKENS = 6  # that a stated confidence may take
 
 
 def task(inner: str, ask: str = "", **knobs: Any) -> Task:
-    """The task ``inner`` with its knobs. ``ask``: a sentence put after each question, for models that follow one."""
+    """The task ``inner`` with its knobs.
+
+    ask: a sentence put after each question, for models that follow one."""
     from equipoise import tasks
 
     if inner.startswith("confident:"):

@@ -27,7 +27,9 @@ OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """``difficulty + 2`` numbers from 1 to 9, a target from 1 to 99 that they reach."""
+    """Numbers from 1 to 9 and a target from 1 to 99 that they reach.
+
+    difficulty: 1 to 4, two less than there are numbers. train, validation, test: prompts of these splits, at most."""
     between("countdown.difficulty", difficulty, 1, 4)
 
     def make(rng: random.Random) -> Prompt:

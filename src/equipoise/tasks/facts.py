@@ -15,7 +15,9 @@ PLACES = ("Rome", "Oslo", "Lima", "Cairo", "Perth", "Quito", "Delhi", "Minsk")
 
 
 def task(difficulty: int = 1, train: int = 2000, validation: int = 100, test: int = 300) -> Task:
-    """``difficulty + 1`` people, each in another place; the answer is in the context and nowhere else."""
+    """People, each in another place; the answer is in the context and nowhere else.
+
+    difficulty: 1 to 6, one less than there are people. train, validation, test: prompts of these splits, at most."""
     between("facts.difficulty", difficulty, 1, 6)
 
     def make(rng: random.Random) -> Prompt:
@@ -37,7 +39,13 @@ def task(difficulty: int = 1, train: int = 2000, validation: int = 100, test: in
 
 
 def verify(prompt: Prompt, text: str) -> Score:
-    """The short answer, after the last arrow, must be the place."""
-    _, arrow, short = text.rpartition("=>")
+    """The short answer, after the last arrow, must be the place. Whether the sentences before it are the context's is
+    the part "faithful", which is seen in the record and no part of the reward."""
+    before, arrow, short = text.rpartition("=>")
     found = short.strip().rstrip(".").strip()
-    return verdict(found == prompt.answer, found if arrow and found else None)
+    said, known = (sentences(x) for x in (before, str(prompt.meta["context"])))
+    return verdict(found == prompt.answer, found if arrow and found else None, faithful=float(set() < said <= known))
+
+
+def sentences(text: str) -> set[str]:
+    return {s.strip() for s in text.split(".")} - {""}

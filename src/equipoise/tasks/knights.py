@@ -27,8 +27,10 @@ Said = tuple[str, str, str, str]  # speaker, claim, x, y
 
 
 def task(difficulty: int = 1, least: int = 0, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """``difficulty + 1`` people, named by letters; each says one thing. ``least``: puzzles of all
-    difficulties from it up to ``difficulty``, evenly; 0: of that one alone."""
+    """People, named by letters; each says one thing.
+
+    difficulty: 1 to 4, one less than there are people. least: puzzles of every difficulty from this one up to
+    --task.difficulty, evenly; 0: of that one alone. train, validation, test: prompts of these splits, at most."""
     between("knights.difficulty", difficulty, 1, 4)
     between("knights.least", least, 0, difficulty)
 

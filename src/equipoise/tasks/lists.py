@@ -34,7 +34,10 @@ OPERATIONS: Mapping[str, tuple[str, Callable[[Numbers], Numbers]]] = {
 def task(
     difficulty: int = 1, operation: str = "any", train: int = 4000, validation: int = 200, test: int = 500
 ) -> Task:
-    """Lists of 3 + 2 * difficulty numbers give or take one; below 10 at difficulty 1, else below 100."""
+    """Lists of 3 + 2 * difficulty numbers give or take one; below 10 at difficulty 1, else below 100.
+
+    difficulty: 1 to 6. operation: the only one asked for, such as sort, or any. train, validation, test: prompts of
+    these splits, at most."""
     between("lists.difficulty", difficulty, 1, 6)
     if operation != "any" and operation not in OPERATIONS:
         raise UnknownName("operation of task lists", operation, [*OPERATIONS, "any"])

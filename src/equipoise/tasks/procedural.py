@@ -59,6 +59,5 @@ def verdict(right: bool, answer: str | None, **parts: float) -> Score:
 def between(knob: str, value: int, low: int, high: int) -> None:
     """Raises ArgumentError unless ``low <= value <= high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ArgumentError(
-            f"--task.{knob.split('.')[-1]} {value!r}: expected an integer from {low} to {high} ({knob})"
-        )
+        flag = knob.split(".")[-1].replace("_", "-")
+        raise ArgumentError(f"--task.{flag} {value!r}: expected an integer from {low} to {high} ({knob})")

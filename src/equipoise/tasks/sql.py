@@ -22,8 +22,10 @@ Made = tuple[str, str, str]  # question, what its clauses do, query
 def task(
     difficulty: int = 1, deadline_s: float = 10.0, train: int = 400, validation: int = 50, test: int = 100
 ) -> Task:
-    """``difficulty`` 1: one condition; 2: also groups; 3: also two conditions and orders. ``deadline_s``: of a call of
-    the verifier. Sizes are upper bounds: there are few questions of one condition."""
+    """Questions about one table; there are few of one condition.
+
+    difficulty: 1, one condition; 2, also groups; 3, also two conditions and orders. deadline_s: seconds that a call of
+    the verifier may take. train, validation, test: prompts of these splits, at most."""
     between("sql.difficulty", difficulty, 1, 3)
     kinds: list[Callable[[random.Random], Made]] = [_count, _extreme, _list, *([_each] * (difficulty > 1))]
     kinds += [_both, _order] if difficulty > 2 else []

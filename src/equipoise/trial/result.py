@@ -23,9 +23,11 @@ from equipoise.evaluate.table import items_of_rows, read
 from equipoise.trial.statistics import Arm, Verdict, arm_mean, verdicts
 
 START = "start"
+MOST = 0.5  # of the items, for an arm to have a metric
 INTERRUPTED = "interrupted"  # why a run stopped that is to be gone on with
 LOWER_IS_BETTER = frozenset({"loss", "length", "truncated"})
-SHARES = re.compile(r"pass@|maj@|truncated|preference_accuracy")  # metrics that cannot leave [0, 1]
+# Metrics that cannot leave [0, 1].
+SHARES = re.compile(r"(turn\d+/)?(pass@|maj@|wrong_to_right|right_to_wrong)|truncated|preference_accuracy")
 
 
 @dataclass(frozen=True)
@@ -175,26 +177,28 @@ def _same_items(arms: list[ArmRuns]) -> list[ArmRuns]:
 
 
 def _without_unknown(arms: list[ArmRuns]) -> list[ArmRuns]:
-    """A metric is taken over the items that every run can estimate; one without two such items is left out."""
-    names = [name for name in arms[0].metrics if all(name in arm.metrics for arm in arms)]
-    known = {n: ~np.isnan(np.concatenate([arm.metrics[n] for arm in arms])).any(axis=0) for n in names}
+    """A metric belongs to the arms that can estimate it for most items, and is taken over the items that all runs of
+    those can estimate; one without two such items is left out."""
+    known = [{n: ~np.isnan(values).any(axis=0) for n, values in arm.metrics.items()} for arm in arms]
+    able = [{n: mask for n, mask in mine.items() if mask.mean() >= MOST} for mine in known]
+    shared = {n: np.all([mine[n] for mine in able if n in mine], axis=0) for mine in able for n in mine}
     return [
         ArmRuns(
             arm.name,
             arm.seeds,
             arm.folders,
             arm.finals,
-            {n: arm.metrics[n][:, known[n]] for n in names if known[n].sum() >= 2},
+            {n: arm.metrics[n][:, shared[n]] for n in mine if shared[n].sum() >= 2},
             arm.items,
         )
-        for arm in arms
+        for arm, mine in zip(arms, able, strict=True)
     ]
 
 
 def _primary(arms: Sequence[ArmRuns], wanted: str | None) -> str:
     if not arms:
         return wanted or "pass@1"
-    known = arms[0].metrics
+    known = [name for name in arms[0].metrics if all(name in arm.metrics for arm in arms)]
     if wanted is not None:
         if wanted not in known:
             raise UnknownName("metric", wanted, known)

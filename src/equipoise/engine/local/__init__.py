@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equipoise.engine.batch import projection
 from equipoise.engine.local import adaptation
 from equipoise.engine.local.engine import LocalEngine, Settings, describe
 from equipoise.engine.local.network import Network
@@ -17,7 +18,7 @@ from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, ModelError, UnknownName
 from equipoise.models import resolve
 from equipoise.models.loading import open_model, without_dropout
-from equipoise.types import columns
+from equipoise.types import columns, projects
 
 __all__ = ["LocalEngine", "deterministic", "load", "wrap"]
 
@@ -62,7 +63,8 @@ def wrap(
 ) -> LocalEngine:
     """An engine of an open ``transformers`` model.
 
-    ``heads``: names of extra linear heads (``types.columns`` says how wide), 0 at the start. ``keep``: names for
+    ``heads``: names of extra linear heads (``types.columns`` says how wide), 0 at the start unless
+    ``types.projects``: those are a function of ``seed``. ``keep``: names for
     snapshots of the start. ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 3 GB.
     ``sampled_rows``: responses in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute
     activations in backward passes.
@@ -77,7 +79,7 @@ def wrap(
     wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
     exact.compute = compute
     _trainable(model, wrapper is None, checkpointing)
-    extra = _heads(heads, exact)
+    extra = _heads(heads, exact, seed)
     more = sum(p.numel() for p in extra.parameters())
     info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing, more)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)
@@ -137,7 +139,7 @@ def _rows_tokens(network: Network, checkpointing: bool) -> int:
     return max(512, min(8192, (3 << 30) // per_token))
 
 
-def _heads(wanted: Iterable[str], network: Network) -> nn.ModuleDict:
+def _heads(wanted: Iterable[str], network: Network, seed: int) -> nn.ModuleDict:
     names = list(wanted)
     if names and not network.splits:
         raise ModelError("heads need the model's hidden states, and only its logits can be read here.")
@@ -145,7 +147,9 @@ def _heads(wanted: Iterable[str], network: Network) -> nn.ModuleDict:
     heads = nn.ModuleDict()
     for name in names:
         head = nn.Linear(network.width, columns(name, network.vocabulary))
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        with torch.no_grad():
+            start = projection(head.in_features, head.out_features, name, seed) if projects(name) else torch.zeros(1, 1)
+            head.weight.copy_(start[:-1].T if projects(name) else start)
+            head.bias.copy_(start[-1])
         heads[name] = head.to(device=network.device, dtype=dtype)
     return heads

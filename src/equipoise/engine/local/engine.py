@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from equipoise.engine.local.text import Text
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, Diverged, RecordError, UnknownName
 from equipoise.keys import Key
-from equipoise.protocols import TokenNotes
+from equipoise.protocols import Environment, TokenNotes
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
 
 
@@ -109,7 +109,7 @@ class LocalEngine:
         decoder: Decoder,
         keys: Sequence[Key],
         policy: str = "current",
-        reply: Callable[[Response], Sequence[int] | None] | None = None,
+        reply: Environment | None = None,
     ) -> list[Group]:
         """See the protocol. ``decoder.max_new_tokens`` bounds the policy's own tokens; a greedy response's recorded
         log-probs are 0 (a point mass). The environment's turns count as segments of their own."""
@@ -120,12 +120,15 @@ class LocalEngine:
         def respond(row: sampler.Row) -> Response:
             return self._response(row, decoder, str(keys[row.prompt] / row.sample), policy)
 
+        def spoken(row: sampler.Row) -> Sequence[int] | None:
+            return reply(prompts[row.prompt], respond(row)) if reply else None
+
         def heads(last: Tensor) -> Mapping[str, Tensor]:
             names = sorted(decoder.adjust.needs) if decoder.adjust else ()
             return {name: self._learner.head(name)(last.to(self._learner.dtype)) for name in map(_head_name, names)}
 
         rules = sampler.Rules(
-            decoder, frozenset(self._info.eos), self._info.context, self.decode, respond, reply, heads
+            decoder, frozenset(self._info.eos), self._info.context, self.decode, reply and spoken, heads
         )
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
         with self._as(policy), self._network.autocast():

@@ -16,7 +16,7 @@ from equipoise.engine.local.decoding import Decoding, begin
 from equipoise.engine.local.draw import draw
 from equipoise.engine.local.network import Network
 from equipoise.keys import Key, uniforms
-from equipoise.types import Cost, Decoder, ModelInfo, Prompt, Response, Stop
+from equipoise.types import Cost, Decoder, ModelInfo, Prompt, Stop
 
 LEAVE = 0.75  # rows that are done leave when at most this share is still decoding
 
@@ -54,8 +54,7 @@ class Rules:
     eos: frozenset[int]
     context: int
     decode: Callable[[Sequence[int]], str]
-    respond: Callable[[Row], Response]
-    reply: Callable[[Response], Sequence[int] | None] | None = None
+    reply: Callable[[Row], Sequence[int] | None] | None = None
     heads: Callable[[Tensor], Mapping[str, Tensor]] = lambda last: {}  # [B, D] -> what the decoder's adjustment reads
 
     def logits(self, network: Network, last: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ class Rules:
         if self.reply is None or stop == "length":
             return False
         row.stop = stop
-        tokens = self.reply(self.respond(row))
+        tokens = self.reply(row)
         row.stop = None
         if not tokens or self.full(row) or row.length + len(row.ids) + len(tokens) >= self.context:
             return False

@@ -2,7 +2,14 @@
 
 from equipoise.parts.credit.acceptance import acceptance
 from equipoise.parts.credit.asymmetry import ease_kl, press_long_wrong
-from equipoise.parts.credit.baselines import by_outcome, center, leave_one_out, subtract, subtract_running_mean
+from equipoise.parts.credit.baselines import (
+    by_outcome,
+    center,
+    leave_one_out,
+    subtract,
+    subtract_greedy,
+    subtract_running_mean,
+)
 from equipoise.parts.credit.budgets import (
     Prior,
     anytime,
@@ -23,7 +30,7 @@ from equipoise.parts.credit.prefixes import prefix_weights, weigh_by_prefix
 from equipoise.parts.credit.ranks import Kept, explained, keep_one_of_each, keep_ranked, penalise_likely
 from equipoise.parts.credit.repetition import penalise_repetition, repeated
 from equipoise.parts.credit.scales import divide_by_std, whiten
-from equipoise.parts.credit.shaping import penalise_length, subtract_kl
+from equipoise.parts.credit.shaping import measure_kl, penalise_length, subtract_kl
 from equipoise.parts.credit.statistics import pass_rate
 from equipoise.parts.credit.steps import spare_right_steps
 from equipoise.parts.credit.tilted import posterior_weights, subtract_soft_value
@@ -57,6 +64,7 @@ __all__ = [
     "keep_ranked",
     "leave_one_out",
     "mask_truncated",
+    "measure_kl",
     "most",
     "noted",
     "pass_rate",
@@ -74,6 +82,7 @@ __all__ = [
     "returns",
     "spare_right_steps",
     "subtract",
+    "subtract_greedy",
     "subtract_kl",
     "subtract_running_mean",
     "subtract_soft_value",

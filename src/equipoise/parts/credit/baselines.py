@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.errors import ArgumentError
 from equipoise.parts.credit.groups import Array, Pool, pooled, untrained, values, with_advantage
+from equipoise.parts.signals.verifier import judge
+from equipoise.parts.sources.draws import require
+from equipoise.parts.sources.starts import Start, branch
 from equipoise.protocols import Context, Part, State, lift
-from equipoise.types import Group
+from equipoise.types import FAILED, Decoder, Group, Score, Task
 
 
 def center(pool: Pool = "group") -> Part:
@@ -51,6 +56,28 @@ def subtract_running_mean(decay: float = 0.9) -> Part:
         return after, [decay * total + (1 - decay) * float(known.mean()), decay * weight + (1 - decay)]
 
     return Part(f"subtract_running_mean({decay:g})", run, frozenset({"scores"}), frozenset({"advantage"}))
+
+
+def subtract_greedy(task: Task) -> Part:
+    """A_i = r_i - r of the policy's greedy response to the prompt: drawn beside the samples, charged, not trained on,
+    and the part "greedy" of their scores. ReMax, 2310.10505. Groups whose greedy response the budget does not allow
+    are dropped; where its verdict failed, advantages are 0."""
+    require(task, "a verifier", task.verify, "a greedy baseline")
+    decoder = Decoder(task.max_new_tokens, 0.0)
+
+    def against(group: Group, greedy: Score) -> Group:
+        r, live = values(group)
+        live = live & (greedy.status not in FAILED)
+        scores = [replace(s, parts={**s.parts, "greedy": greedy.value}) for s in group.scores]
+        return with_advantage(replace(group, scores=tuple(scores)), np.where(live, r - greedy.value, 0.0))
+
+    def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
+        drawn = judge(task, branch(ctx, [Start(g.prompt) for g in groups], 1, decoder, "greedy"))
+        ctx.dropped.extend(groups[len(drawn) :])
+        return [against(g, best.scores[0]) for g, best in zip(groups, drawn, strict=False)], state
+
+    spends, sizes = frozenset({"generated_tokens"}), {"tried": 1}
+    return Part("subtract_greedy", run, frozenset({"scores"}), frozenset({"advantage"}), spends, sizes)
 
 
 def by_outcome(right: float, wrong: float) -> Part:

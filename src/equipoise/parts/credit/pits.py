@@ -62,7 +62,8 @@ def first_pits(task: Task, parts: int, rollouts: int) -> Part:
         return [g for g in made if g is not None], state
 
     gives, spends = frozenset({"pairs"}), frozenset({"generated_tokens"})
-    return Part(f"first_pits({parts} cuts, {rollouts} rollouts)", run, frozenset({"scores"}), gives, spends)
+    name, sizes = f"first_pits({parts} cuts, {rollouts} rollouts)", {"tried": parts * rollouts}
+    return Part(name, run, frozenset({"scores"}), gives, spends, sizes)
 
 
 def _pair(engine: Engine, p: Path, tried: Sequence[Group]) -> Group | None:

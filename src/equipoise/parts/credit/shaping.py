@@ -26,9 +26,16 @@ def penalise_length(free: int, limit: int) -> Part:
 
 def subtract_kl(policy: str, beta: float) -> Part:
     """r_i - beta * sum_t (log pi_sampler - log pi_policy): the k1 estimate of KL, inside the reward."""
-    if beta == 0:
-        return lift("no KL", lambda g: g)
+    return _with_kl(policy, beta, f"subtract_kl({policy}, {beta:g})") if beta else lift("no KL", lambda g: g)
 
+
+def measure_kl(policy: str) -> Part:
+    """The same estimate as the part "kl" of a score, which it leaves as it is: KL(pi_sampler || policy), nats a
+    response, for one more pass."""
+    return _with_kl(policy, 0.0, f"measure_kl({policy})")
+
+
+def _with_kl(policy: str, beta: float, name: str) -> Part:
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
         after = []
         for g, out in zip(groups, ctx.engine.outputs(groups, ["logp"], policy), strict=True):
@@ -40,6 +47,4 @@ def subtract_kl(policy: str, beta: float) -> Part:
             after.append(replace(g, scores=tuple(scores)))
         return after, state
 
-    return Part(
-        f"subtract_kl({policy}, {beta:g})", run, frozenset({"scores", f"policy:{policy}"}), frozenset({"scores"})
-    )
+    return Part(name, run, frozenset({"scores", f"policy:{policy}"}), frozenset({"scores"}))

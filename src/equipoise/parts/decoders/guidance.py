@@ -22,9 +22,10 @@ def soft_value(logits: Tensor, eta: float) -> Tensor:
     return logsigmoid(-logits).logaddexp(logsigmoid(logits) + 1 / eta)
 
 
-def guided(head: str, eta: float, top: int = 0) -> Adjust:
+def guided(head: str, eta: float, top: int = 0, soft: bool = True) -> Adjust:
     """Draws from pi(a) exp(Q(a) / eta), up to a constant: the policy nearest to pi (in KL, at price eta) that earns
     most, if ``head`` (a column per vocabulary entry) gives the log-odds of success after each token when pi goes on.
+    Not ``soft``: Q is the chance of success itself, what pi earns from there on (controlled decoding, 2310.17022).
 
     ``top`` > 0 guides among pi's so many likeliest tokens and draws no other. Costs the head, D x V a token."""
     if not (0 < eta < math.inf) or top < 0 or not head.endswith("[V]"):
@@ -33,9 +34,11 @@ def guided(head: str, eta: float, top: int = 0) -> Adjust:
         )
 
     def run(logits: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
-        z = logits + soft_value(heads[head].to(logits.dtype), eta)
+        odds = heads[head].to(logits.dtype)
+        z = logits + (soft_value(odds, eta) if soft else odds.sigmoid() / eta)
         if not 0 < top < logits.shape[-1]:
             return z
         return z.masked_fill(logits < logits.topk(top).values[:, -1:], -math.inf)
 
-    return Adjust(f"guided(eta {eta:g}{f', top {top}' if top else ''})", run, frozenset({f"head:{head}"}))
+    more = f"{f', top {top}' if top else ''}{'' if soft else ', mean'}"
+    return Adjust(f"guided(eta {eta:g}{more})", run, frozenset({f"head:{head}"}))

@@ -7,6 +7,7 @@ The denominators are the step's totals, never a micro-batch's: token, response, 
 from equipoise.parts.objectives.contrast import separate
 from equipoise.parts.objectives.critic import outcome_error, value_error
 from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
+from equipoise.parts.objectives.embeddings import Sample, near_demonstration
 from equipoise.parts.objectives.imitation import likelihood
 from equipoise.parts.objectives.outcomes import outcome, right_and_wrong
 from equipoise.parts.objectives.over import Over
@@ -23,6 +24,7 @@ from equipoise.parts.objectives.residuals import (
 __all__ = [
     "Estimator",
     "Over",
+    "Sample",
     "clipped",
     "entropy",
     "implicit_negative",
@@ -30,6 +32,7 @@ __all__ = [
     "kl",
     "likelihood",
     "logit_residual",
+    "near_demonstration",
     "outcome",
     "outcome_error",
     "pairwise_residual",

@@ -85,7 +85,8 @@ def continued(
     needs = frozenset({"responses"}) | (set() if policy == "current" else {f"policy:{policy}"})
     who = "" if policy == "current" else f" by {policy}"
     name = f"continued({samples} x {passes} pass{'es' * (passes > 1)}{who})"
-    return Part(name, run, needs, frozenset({"scores"}), frozenset({"generated_tokens"}))
+    sizes = {"further": samples * passes}
+    return Part(name, run, needs, frozenset({"scores"}), frozenset({"generated_tokens"}), sizes)
 
 
 def _score(itself: Score, final: Sequence[Score], direct: bool) -> Score:

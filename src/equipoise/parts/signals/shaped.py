@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -26,16 +28,12 @@ def table(
         raise ArgumentError(
             f"rewards right={right}, wrong={wrong}, unparsed={unparsed}: expected right > wrong >= unparsed"
         )
-    try:
-        shape = re.compile(pattern, re.DOTALL)
-    except re.error as e:
-        raise ArgumentError(f"pattern {pattern!r} of the reply's form is no regular expression: {e}") from e
+    formed = _form(pattern)
 
     def one(r: Response, s: Score) -> Score:
         if s.status in FAILED:
             return s
-        read = s.status != "unparsed" and r.stop != "length"
-        kept = bool(shape.fullmatch(r.text.strip())) and r.stop != "length" if pattern else read
+        read, kept = s.status != "unparsed" and r.stop != "length", formed(r, s)
         answer = (right if s.status == "right" else wrong) if kept and read else unparsed
         parts = {**s.parts, "verified": s.value, "format": form if kept else -form}
         return replace(s, value=answer + (form if kept else -form), parts=parts)
@@ -45,6 +43,62 @@ def table(
 
     name = f"table(right {right:g}, wrong {wrong:g}, unparsed {unparsed:g}; form +-{form:g})"
     return lift(name, f, ["scores"], ["scores"])
+
+
+def _form(pattern: str) -> Callable[[Response, Score], bool]:
+    """Whether a response that ended has the form: all of it matches ``pattern``, or for "" an answer can be read."""
+    try:
+        shape = re.compile(pattern, re.DOTALL)
+    except re.error as e:
+        raise ArgumentError(f"pattern {pattern!r} of the reply's form is no regular expression: {e}") from e
+
+    def formed(r: Response, s: Score) -> bool:
+        fits = shape.fullmatch(r.text.strip()) is not None if pattern else s.status != "unparsed"
+        return fits and r.stop != "length"
+
+    return formed
+
+
+def add_form(weight: float, pattern: str = "") -> Part:
+    """r + ``weight`` where the response has its form (``table`` says when); the part "format" keeps 1 or 0."""
+    formed = _form(pattern)
+
+    def one(r: Response, s: Score) -> Score:
+        if s.status in FAILED:
+            return s
+        kept = float(formed(r, s))
+        return replace(s, value=s.value + weight * kept, parts={**s.parts, "format": kept})
+
+    def f(group: Group) -> Group:
+        return replace(group, scores=tuple(map(one, group.responses, group.scores)))
+
+    return lift(f"add_form({weight:g})", f, ["scores"], ["scores"])
+
+
+def cosine(
+    longest: int, right: tuple[float, float] = (1.0, 0.5), wrong: tuple[float, float] = (0.0, -0.5), weight: float = 1.0
+) -> Part:
+    """r = weight (b + (a - b)/2 (1 + cos(pi min(l, L)/L))): from a for an empty response to b for one of l >= L tokens;
+    (a, b) is ``right`` or ``wrong`` by the verdict, and L is ``longest``. The part "verified" keeps the verdict."""
+    if longest < 1:
+        raise ArgumentError(f"longest={longest}: the length at which the reward stops changing; expected at least 1")
+    if min(right) < max(wrong):
+        raise ArgumentError(
+            f"rewards right={right}, wrong={wrong} (shortest, longest): expected no right response below a wrong one"
+        )
+
+    def one(r: Response, s: Score) -> Score:
+        if s.status in FAILED:
+            return s
+        a, b = right if s.status == "right" else wrong
+        near = (1 + math.cos(math.pi * min(len(r.ids), longest) / longest)) / 2
+        return replace(s, value=weight * (b + (a - b) * near), parts={**s.parts, "verified": s.value})
+
+    def f(group: Group) -> Group:
+        return replace(group, scores=tuple(map(one, group.responses, group.scores)))
+
+    name = f"cosine(right {right[0]:g} to {right[1]:g}, wrong {wrong[0]:g} to {wrong[1]:g}; {longest} tokens)"
+    return lift(name if weight == 1 else f"{weight:g} * {name}", f, ["scores"], ["scores"])
 
 
 def add_sub_answers(task: Task, weight: float, form: Form = "discounted", margin: float = 0.05) -> Part:

@@ -94,7 +94,7 @@ def interrupted(
         new = [_gathered(ctx, g, j, places, starts, told) for j, g in enumerate(thought)]
         return [*groups, *new], begin + fits
 
-    sizes = {"prompts": prompts, "samples": traces, "tokens": most}
+    sizes = {"prompts": prompts, "samples": traces, "summaries": summaries * len(budgets), "tokens": max(most, longest)}
     gives, spends = frozenset({"prompts", "responses", "note:cut"}), frozenset({"generated_tokens"})
     name = f"interrupted({prompts} x {traces}, at {','.join(map(str, budgets))} tokens x {summaries})"
     return Part(name, run, gives=gives, spends=spends, sizes=sizes)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from equipoise.errors import ArgumentError
 from equipoise.parts.sources.draws import cost, positive, require, take, train_split
-from equipoise.protocols import Context, Part, State
+from equipoise.protocols import Context, Engine, Part, State
 from equipoise.types import Cost, Group, Prompt, Task
 
 
@@ -17,13 +17,17 @@ def demonstrations(task: Task, prompts: int) -> Part:
     split = train_split(task)
 
     def build(ctx: Context, prompt: Prompt) -> Group:
-        encoded = ctx.engine.encode(prompt)
-        reply = task.demonstrate(prompt) if task.demonstrate else None
-        if reply is None:
-            raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no demonstration")
-        return Group(encoded, (ctx.engine.encode_reply(encoded, reply, "demonstration"),))
+        return shown(ctx.engine, task, ctx.engine.encode(prompt))
 
     return _given(f"demonstrations({prompts})", split, prompts, build, "demonstration", "demonstrations")
+
+
+def shown(engine: Engine, task: Task, prompt: Prompt) -> Group:
+    """An encoded prompt with its demonstration. Raises ArgumentError where there is none."""
+    reply = task.demonstrate(prompt) if task.demonstrate else None
+    if reply is None:
+        raise ArgumentError(f"prompt {prompt.id!r} of {task.name!r} has no demonstration")
+    return Group(prompt, (engine.encode_reply(prompt, reply, "demonstration"),))
 
 
 def pairs(task: Task, prompts: int) -> Part:

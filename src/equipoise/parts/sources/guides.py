@@ -122,5 +122,5 @@ def _checked(task: Task, prompts: int, samples: int, guide: str, share: float) -
 
 def _part(name: str, run: Run, prompts: int, samples: int, longest: int, guide: str) -> Part:
     needs = frozenset({GIVEN if guide == GIVEN else f"policy:{guide}"})
-    sizes = {"prompts": prompts, "samples": samples, "tokens": longest}
+    sizes = {"prompts": prompts, "samples": samples, "tokens": longest} | ({} if guide == GIVEN else {"further": 1})
     return Part(name, run, needs, frozenset({"prompts", "responses"}), frozenset({"generated_tokens"}), sizes)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.errors import ArgumentError
 from equipoise.parts.sources.draws import positive, require, take, train_split
 from equipoise.protocols import Context, Part, State
-from equipoise.types import Cost, Decoder, Group, Prompt, Response, Score, Task
+from equipoise.types import FAILED, Cost, Decoder, Group, Prompt, Response, Score, Task
 
 Pool = Callable[[Context], Sequence[Prompt]]
 
@@ -21,6 +22,24 @@ def prompts_of(store: str, solved: bool = False) -> Pool:
     def pool(ctx: Context) -> Sequence[Prompt]:
         kept = [g for g in ctx.stores.get(store, ()) if not solved or any(s.status == "right" for s in g.scores)]
         return list({g.prompt.id: g.prompt for g in kept}.values())
+
+    return pool
+
+
+def rated(store: str, low: float, high: float) -> Pool:
+    """The distinct prompts of a store that were answered right at a rate from ``low`` to ``high``, both included, over
+    all their verdicts in it; in the order they came."""
+    if not 0 <= low <= high <= 1:
+        raise ArgumentError(f"pass rates from {low:g} to {high:g}: expected 0 <= low <= high <= 1")
+
+    def pool(ctx: Context) -> Sequence[Prompt]:
+        prompts: dict[str, Prompt] = {}
+        right: dict[str, list[bool]] = {}
+        for g in ctx.stores.get(store, ()):
+            prompts.setdefault(g.prompt.id, g.prompt)
+            live = [s.status == "right" for s in g.scores if s.status not in FAILED]
+            right.setdefault(g.prompt.id, []).extend(live)
+        return [p for name, p in prompts.items() if right[name] and low <= float(np.mean(right[name])) <= high]
 
     return pool
 
@@ -49,7 +68,7 @@ def remembered(task: Task, verdict: Part, prompts: int) -> Part:
         scored, _ = verdict(ctx, sampled, None)
         return [*groups, *(_with_memory(g, memory) for g in scored)], [start + fits, _updated(memory, scored)]
 
-    sizes = {"prompts": prompts, "samples": 1, "tokens": longest}
+    sizes = {"prompts": prompts, "samples": 1, "remembered": 1, "tokens": longest}
     gives = frozenset({"prompts", "responses", "scores"})
     name = f"remembered({prompts} x 1, {verdict.name})"
     return Part(name, run, gives=gives, spends=frozenset({"generated_tokens"}), sizes=sizes)

@@ -65,8 +65,8 @@ def refill(draw: Part, signal: Part | None, keep: Part, rounds: int) -> Part:
                 break
         return [*groups, *kept], inner
 
-    both = chain_gives(draw, *([signal] if signal else []), keep)
-    return Part(f"refill({draw.name}, {keep.name}, {rounds})", run, gives=both, spends=draw.spends, sizes=draw.sizes)
+    both, sizes = chain_gives(draw, *([signal] if signal else []), keep), {**draw.sizes, "rounds": rounds}
+    return Part(f"refill({draw.name}, {keep.name}, {rounds})", run, gives=both, spends=draw.spends, sizes=sizes)
 
 
 def chain_gives(*parts: Part) -> frozenset[str]:

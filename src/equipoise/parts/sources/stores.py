@@ -11,8 +11,9 @@ from equipoise.types import FAILED, Group
 Select = Callable[[Sequence[Group]], list[Group]]
 
 
-def stored(name: str, select: Select, size: int, epochs: int) -> Part:
-    """``size`` of the groups that ``select`` makes of the store ``name`` each step; dry after ``epochs`` passes."""
+def stored(name: str, select: Select, size: int, epochs: int, responses: int | None = None) -> Part:
+    """``size`` of the groups that ``select`` makes of the store ``name`` each step; dry after ``epochs`` passes.
+    ``responses``: most that a group has, if more than its objective compares."""
     positive(size=size, epochs=epochs)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
@@ -24,7 +25,8 @@ def stored(name: str, select: Select, size: int, epochs: int) -> Part:
         return [*groups, *batch[:fits]], start + fits
 
     gives = frozenset({"prompts", "responses", "scores"})
-    return Part(f"stored({name}, {size})", run, gives=gives, sizes={"groups": size, "passes": epochs})
+    sizes = {"groups": size, "passes": epochs} | ({"responses": responses} if responses else {})
+    return Part(f"stored({name}, {size})", run, gives=gives, sizes=sizes)
 
 
 def whole_groups(mixed: bool = False) -> Select:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.sources.attempts import asking_again, longest, words
 from equipoise.parts.sources.draws import positive, require, take, train_split
 from equipoise.parts.sources.spans import spans
 from equipoise.parts.sources.starts import Start, branch
@@ -29,33 +30,27 @@ def conversed(
     until_right: bool = False,
 ) -> Part:
     """``samples`` conversations to each of ``prompts`` training prompts: at most ``turns`` attempts of the policy in
-    one response, with ``say`` as the user's words between them, which are not trained. ``until_right``: the verifier
-    looks after each attempt and a right one is the last. A truncated attempt is the last."""
+    one response, with ``say`` as the user's words between them ({} is the question), which are not trained.
+    ``until_right``: the verifier looks after each attempt and a right one is the last. A truncated one is, too."""
     positive(prompts=prompts, samples=samples, turns=turns)
     require(task, "a verifier", task.verify, "a conversation")
     if temperature <= 0:
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
-    if not say.strip():
-        raise ArgumentError("say is empty: between two attempts the user must say something, for example 'Try again.'")
     split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        start, words = state or 0, ctx.engine.encode_turn(say)
+        start, said = state or 0, words(ctx.engine, say)
         drawn = [ctx.engine.encode(split[i]) for i in take(ctx, len(split), prompts, start)]
-        longest = turns * task.max_new_tokens + (turns - 1) * len(words)
-        fits = ctx.reserve([ctx.bound(len(p.ids or ()), samples, longest, True) for p in drawn])
+        bounds = [ctx.bound(len(p.ids or ()), samples, longest(task, turns, said(p)), True) for p in drawn]
+        fits = ctx.reserve(bounds)
         decoder = Decoder(turns * task.max_new_tokens, temperature)
 
-        def ask(prompt: Prompt, j: int) -> Group:
-            def reply(response: Response) -> Sequence[int] | None:
-                made = spans(response)
-                over = len(made) >= turns or len(made[-1]) > task.max_new_tokens
-                done = over or (until_right and _right(ctx.engine, task, prompt, response))
-                return None if done else words
+        def done(prompt: Prompt, response: Response) -> bool:
+            return until_right and _right(ctx.engine, task, prompt, response)
 
-            return ctx.engine.sample([prompt], samples, decoder, [ctx.key / ctx.step / (start + j)], reply=reply)[0]
-
-        return [*groups, *(ask(p, j) for j, p in enumerate(drawn[:fits]))], start + fits
+        reply = asking_again(task, turns, said, done)
+        keys = [ctx.key / ctx.step / (start + j) for j in range(fits)]
+        return [*groups, *ctx.engine.sample(drawn[:fits], samples, decoder, keys, reply=reply)], start + fits
 
     sizes = {"prompts": prompts, "samples": samples, "tokens": turns * task.max_new_tokens}
     name = f"conversed({prompts} x {samples}, {turns} turns{' or right' if until_right else ''})"
@@ -96,7 +91,8 @@ def last_reply_from(task: Task, teacher: Teacher, samples: int) -> Part:
 
     spends = frozenset({"generated_tokens"}) if teacher == "best" else frozenset[str]()
     name = f"last reply: best of {samples}" if teacher == "best" else "last reply: demonstration"
-    return Part(name, run, frozenset({"responses"}), frozenset({"responses"}), spends)
+    sizes = {"further": samples} if teacher == "best" else {}
+    return Part(name, run, frozenset({"responses"}), frozenset({"responses"}), spends, sizes)
 
 
 def _before(response: Response) -> tuple[int, ...]:

@@ -17,7 +17,6 @@ from equipoise.tasks.file.context import fit, one_of
 from equipoise.tasks.file.source import SPLITS, Need, Source, index, repeated
 from equipoise.tasks.file.splits import FileSplit, lacking, source_of, split_rows
 from equipoise.tasks.formats import Columns
-from equipoise.tasks.procedural import between
 from equipoise.tasks.rows import digest
 from equipoise.types import Prompt, Reply, Task
 from equipoise.verify import Verifier, named
@@ -46,7 +45,6 @@ def task(
     test: str | None = None,
     long: str = "refuse",
     duplicates: str = "refuse",
-    max_new_tokens: int = 256,
     chat: bool = False,
     prompt: str = "prompt",
     completion: str = "completion",
@@ -58,25 +56,28 @@ def task(
     id: str = "id",
     split: str = "split",
 ) -> Task:
-    """A file of prompts with demonstrations, preferences or answers.
+    """A file of prompts with demonstrations, preferences or answers. Without a verifier, demonstrations and pairs are
+    evaluated by their likelihood. Raises DataError with every fault found, and what :func:`equipoise.verify.named`
+    raises.
 
-    ``verifier``: exact, regex, math-verify, json-schema or module:function; without one, demonstrations and pairs are
-    evaluated by their likelihood. ``test``: a file with the test prompts. ``long`` is what :func:`fit` does with rows
-    longer than the model's context. ``chat`` puts text prompts to the model as a user's turn. The last nine knobs name
-    columns. Raises DataError with every fault found, and what :func:`equipoise.verify.named` raises.
+    verifier: exact, regex, math-verify, json-schema, module:function or FILE.py:function. answer_regex: the part of a
+    reply that is judged, its last match. schema: for json-schema, a file or an object. right_at: from which value a
+    function's score counts as right. deadline_s: seconds that a call of the verifier may take. test: a file with the
+    test prompts. long: refuse, drop or truncate rows longer than the model's context. duplicates: refuse, drop or keep
+    repeated rows and prompts shared by splits. chat: text prompts are put to the model as a user's turn. prompt,
+    completion, chosen, rejected, label, messages, answer, id, split: what your column of this kind is called.
     """
     one_of("long", long, ("refuse", "drop", "truncate"))
-    between("file.max_new_tokens", max_new_tokens, 1, 1_000_000)
     names = Columns(prompt, completion, chosen, rejected, label, messages, answer, id, split, chat)
     need = Need(_needs_answer(verifier, answer_regex, schema), reply=verifier is None, praise=verifier is None)
-    found = unjudged(path, names, need, test, duplicates, max_new_tokens)
+    found = unjudged(path, names, need, test, duplicates)
     if (why := lacking(found.splits)) is not None:
         raise DataError(f"{path}: {why}{_labels(found)}")
     judge = _verifier(verifier, answer_regex, schema, right_at, deadline_s, source_of(found).columns)
     return replace(found, verify=judge.verify, close=judge.close) if judge else found
 
 
-def unjudged(path: str, names: Columns, need: Need, test: str | None, duplicates: str, max_new_tokens: int) -> Task:
+def unjudged(path: str, names: Columns, need: Need, test: str | None, duplicates: str) -> Task:
     """The file's prompts, demonstrations and pairs, without a verifier; splits may be empty."""
     one_of("duplicates", duplicates, ("refuse", "drop", "keep"))
     sources = [index(Path(path), names, need)]
@@ -90,7 +91,7 @@ def unjudged(path: str, names: Columns, need: Need, test: str | None, duplicates
         name=f"file:{path}",
         summary="; ".join([f"{count:,} rows of {Path(path).name}, format {sources[0].form}", *notes]),
         splits=splits,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=256,
         fingerprint="+".join(digest(s.rows.path) for s in sources),
         demonstrate=_completion if shown else None,
         pair=_pair if kinds["pair"] else None,

@@ -16,6 +16,7 @@ from equipoise.tasks.splits import split_of
 from equipoise.types import Prompt, Task
 
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
+LEAST = 20  # prompts held out in a split that is made by hash, or a tenth of a file with fewer than ten times as many
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,25 @@ def _assign(source: Source, places: NDArray[np.int8], has_test: bool, notes: lis
     shares = {n: SHARES[n] for n in wanted}
     for row in watched(open_rows_, f"splitting {source.rows.path.name}", len(open_rows_)):
         places[row] = SPLITS.index(split_of(int(source.words[row]), shares))
-    for name in wanted[1:]:
-        if not (places == SPLITS.index(name)).any():
-            _lend(source, places, open_rows_, SPLITS.index(name))
-    notes.append(f"{' and '.join(wanted[1:]) or 'train'} by hash of the prompt")
+    wider = _widen(source, places, open_rows_, [SPLITS.index(name) for name in wanted[1:]])
+    more = "; a small file, so they hold more than 5%." if wider else ""
+    notes.append(f"{' and '.join(wanted[1:]) or 'train'} by hash of the prompt{more}")
 
 
-def _lend(source: Source, places: NDArray[np.int8], rows: NDArray[np.int64], place: int) -> None:
-    """A small file may leave a split empty by chance: it gets the train prompt of the smallest hash."""
-    train = [r for r in rows if places[r] == 0]
-    if len({int(source.words[r]) for r in train}) > 1:
-        word = min(int(source.words[r]) for r in train)
-        for row in train:
-            if int(source.words[row]) == word:
-                places[row] = place
+def _widen(source: Source, places: NDArray[np.int8], rows: NDArray[np.int64], held: Sequence[int]) -> bool:
+    """Give each split in ``held`` at least ``LEAST`` prompts, or a tenth of a small file's: their shares of the hashes
+    grow downwards, at the cost of train, which keeps one. In place; whether any had too few."""
+    words, firsts, ranks = np.unique(source.words[rows], return_index=True, return_inverse=True)
+    least = min(LEAST, -(-len(words) // 10))
+    counts = [int((places[rows[firsts]] == place).sum()) for place in held]
+    if min(counts, default=least) >= least:
+        return False
+    top = len(words)  # hashes ascend from train over validation to test
+    for place, count in reversed([*zip(held, counts, strict=True)]):
+        low = max(top - max(count, least), min(top, 1))
+        places[rows[(low <= ranks) & (ranks < top)]] = place
+        top = low
+    return True
 
 
 def _distinct(

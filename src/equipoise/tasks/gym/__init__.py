@@ -37,7 +37,6 @@ def task(
     train: int = 1000,
     validation: int = 100,
     test: int = 300,
-    max_new_tokens: int = 256,
     deadline_s: float = 10.0,
     **knobs: Any,
 ) -> Task:
@@ -45,6 +44,9 @@ def task(
 
     Raises MissingExtra without the library, UnknownName for a dataset or knob it has not, ArgumentError for a value
     the dataset refuses; DataError, when prompts are first looked at, if there are too few for three splits.
+
+    train, validation, test: prompts of these splits, at most. deadline_s: seconds that a call of the dataset's scorer
+    may take.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     for split, count in sizes.items():
@@ -57,7 +59,7 @@ def task(
         name=f"reasoning_gym:{name}",
         summary=f"{name.replace('_', ' ')} ({dataset.category}) of the reasoning-gym library.",
         splits={split: _Dealt(deck, split) for split in sizes},
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=256,
         fingerprint=fingerprint("reasoning_gym", library.library_version(), name, config, sorted(sizes.items())),
         verify=from_pool(pool),
         demonstrate=None if dataset[0]["answer"] is None else demonstrate,

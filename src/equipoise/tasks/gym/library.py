@@ -6,8 +6,10 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from equipoise.errors import ArgumentError, MissingExtra, UnknownName
@@ -18,6 +20,21 @@ SIZE = 20_000  # items of a dataset; some prepare a list this long
 def names() -> list[str]:
     """Every dataset of the library. Raises MissingExtra."""
     return sorted(datasets())
+
+
+def listed() -> list[str]:
+    """Every dataset's name as the library's files register it, unless it is not installed: importing it all takes
+    seconds, reading it does not."""
+    spec = importlib.util.find_spec("reasoning_gym")
+    if spec is None or spec.origin is None:
+        return []
+    found: set[str] = set()
+    for path in Path(spec.origin).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        constants = dict(re.findall(r'^([A-Z_]+) = "(\w+)"', text, re.MULTILINE))
+        given = re.findall(r'^register_dataset\(\s*"?(\w+)"?', text, re.MULTILINE)
+        found |= {constants.get(name, name) for name in given}
+    return sorted(found)
 
 
 def knobs(name: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     Tell me about lighthouses. Use at most 15 words. Write everything in lowercase.
 
 A reply is right if it satisfies every constraint. Whether it names the topic is reported with each score (part
-``topic``) and not rewarded, so a policy that games the constraints shows itself. Each split has topics, words, phrases
-and numbers of its own: what is learned must carry over to ones never seen. The kinds follow the idea of verifiable
-instructions of IFEval (2311.07911); texts, ranges and checks are our own.
+``topic``) and not rewarded, so a policy that games the constraints shows itself (part ``exploit``: right and off the
+topic). Each split has topics, words, phrases and numbers of its own: what is learned must carry over to ones never
+seen. The kinds follow the idea of verifiable instructions of IFEval (2311.07911); texts, ranges and checks are our own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SUMMARY = "Natural-language prompts with verifiable constraints."
 
 
 def task(difficulty: int = 1, train: int = 4000, validation: int = 200, test: int = 500) -> Task:
-    """``difficulty + 1`` constraints per prompt: two by default. Replies of at most 48 tokens."""
+    """Requests under constraints; replies of at most 48 tokens unless told otherwise.
+
+    difficulty: 0 to 2, one less than there are constraints in a prompt. train, validation, test: prompts of these
+    splits, at most."""
     between("instruct.difficulty", difficulty, 0, 2)
     sizes = {"train": train, "validation": validation, "test": test}
     for split, size in sizes.items():

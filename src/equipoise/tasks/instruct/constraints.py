@@ -184,10 +184,9 @@ def verify(prompt: Prompt, text: str) -> Score:
     reply = text.strip()
     said = any(c.isalpha() for c in reply)
     held = {c["kind"]: float(said and KINDS[c["kind"]].holds(reply, c["value"])) for c in prompt.meta["constraints"]}
-    right = all(held.values())
-    return Score(
-        float(right), "right" if right else "wrong", parts={**held, "topic": float(names_topic(reply, prompt))}
-    )
+    right, topic = all(held.values()), names_topic(reply, prompt)
+    parts = {**held, "topic": float(topic), "exploit": float(right and not topic)}
+    return Score(float(right), "right" if right else "wrong", parts=parts)
 
 
 def names_topic(text: str, prompt: Prompt) -> bool:

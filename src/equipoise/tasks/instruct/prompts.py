@@ -23,7 +23,7 @@ def draw(words: Vocabulary, count: int, rng: random.Random) -> Prompt:
     asked = [rng.choice(REQUESTS).format(topic)]
     asked += [_say(rng.choice(KINDS[c["kind"]].phrasings), c["value"]) for c in constraints]
     text = " ".join(asked)
-    meta = {"topic": topic, "constraints": constraints}
+    meta = {"topic": topic, "constraints": constraints, "request": asked[0]}
     return Prompt(id="", messages=({"role": "user", "content": text},), meta=meta)
 
 

@@ -101,7 +101,7 @@ def inspect(path: str, engine: Engine, test: str | None = None, **columns: Any) 
     except TypeError:
         unknown = sorted(set(columns) - {f.name for f in fields(Columns)})
         raise UnknownName("knob of data check", unknown[0], [f.name for f in fields(Columns)]) from None
-    task = unjudged(path, names, Need(praise=True), test, "keep", max_new_tokens=1)
+    task = unjudged(path, names, Need(praise=True), test, "keep")
     report = _begun(path, task, engine)
     _compare(report, task)
     lengths: dict[str, list[int]] = {"prompt": [], "reply": [], "prompt + reply": []}
