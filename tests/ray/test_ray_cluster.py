@@ -90,7 +90,7 @@ def test_an_environment_answers_from_the_drivers_process(pair: tuple[Any, Any]) 
         for engine in pair:
             texts = heard.setdefault(type(engine).__name__, [])
 
-            def reply(response: Any, texts: list[str] = texts, engine: Any = engine) -> Any:
+            def reply(prompt: Any, response: Any, texts: list[str] = texts, engine: Any = engine) -> Any:
                 assert not file.closed
                 texts.append(response.text)
                 return engine.encode_turn("more") if len(texts) < 4 else None

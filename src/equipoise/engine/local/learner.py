@@ -237,7 +237,8 @@ def units(cuts: Sequence[list[Piece]], scope: str) -> list[list[list[Piece]]]:
 def pull_back(out: Outputs, slopes: Sequence[Tensor | None]) -> None:
     """Backward from a micro-batch's outputs."""
     pairs = [(t, s) for t, s in zip(_tensors(out), slopes, strict=True) if s is not None and t.requires_grad]
-    torch.autograd.backward([t for t, _ in pairs], [s for _, s in pairs])
+    if pairs:
+        torch.autograd.backward([t for t, _ in pairs], [s for _, s in pairs])
 
 
 def _check(loss: Loss, groups: Sequence[Group]) -> None:

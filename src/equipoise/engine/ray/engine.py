@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from equipoise.engine.ray.learner import added, merged
 from equipoise.engine.ray.peers import Learner, Sampler
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.keys import Key
-from equipoise.protocols import TokenNotes
+from equipoise.protocols import Environment, TokenNotes
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
 
 
@@ -113,7 +113,7 @@ class RayEngine:
         decoder: Decoder,
         keys: Sequence[Key],
         policy: str = "current",
-        reply: Callable[[Response], Sequence[int] | None] | None = None,
+        reply: Environment | None = None,
     ) -> list[Group]:
         """See the protocol. Each sampler takes a run of the prompts, as equal as can be."""
         if len(keys) != len(prompts):
@@ -131,14 +131,14 @@ class RayEngine:
             self._spent[self._samplers[name].handle] = found[name][1]
         return [group for name in asked for group in found[name][0]]
 
-    def _converse(self, calls: Named, reply: Callable[[Response], Sequence[int] | None]) -> dict[str, Any]:
+    def _converse(self, calls: Named, reply: Environment) -> dict[str, Any]:
         """Wait for samplers and speak for the environment meanwhile, which lives in this process."""
         handles = {f"{name}'s question": self._samplers[name].handle for name in calls}
 
-        def answer(name: str, response: Response | None) -> Named:
-            if name not in handles or response is None:
+        def answer(name: str, turn: tuple[Prompt, Response] | None) -> Named:
+            if name not in handles or turn is None:
                 return {}
-            handles[name].answer.remote(reply(response))
+            handles[name].answer.remote(reply(*turn))
             return {name: handles[name].question.remote()}
 
         return self._cluster.wait({**calls, **{n: h.question.remote() for n, h in handles.items()}}, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from equipoise.engine.local.engine import LocalEngine
 from equipoise.engine.ray.rank import Rank, join
 from equipoise.engine.ray.slices import fill
 from equipoise.keys import Key
+from equipoise.protocols import Environment
 from equipoise.types import Cost, Decoder, Group, Prompt, Response
 
 
@@ -54,7 +55,7 @@ class Sampler:
 
     def __init__(self, threads: int) -> None:
         local.deterministic(threads)
-        self._asked: queue.Queue[Response | None] = queue.Queue()
+        self._asked: queue.Queue[tuple[Prompt, Response] | None] = queue.Queue()
         self._answers: queue.Queue[Sequence[int] | None] = queue.Queue()
 
     def open(self, spec: Mapping[str, Any], deadline_s: float) -> None:
@@ -79,20 +80,20 @@ class Sampler:
     ) -> tuple[list[Group], Cost]:
         """As an engine's. ``replies``: whoever called answers what ``question`` returns."""
         self.engine.steps = steps
-        ask: Callable[[Response], Sequence[int] | None] | None = self._ask if replies else None
+        ask: Environment | None = self._ask if replies else None
         try:
             return self.engine.sample(prompts, n, decoder, keys, policy, ask), self.engine.spent()
         finally:
             if replies:
                 self._asked.put(None)
 
-    def _ask(self, response: Response) -> Sequence[int] | None:
-        self._asked.put(response)
+    def _ask(self, prompt: Prompt, response: Response) -> Sequence[int] | None:
+        self._asked.put((prompt, response))
         return self._answers.get(timeout=self._deadline_s)
 
     @ray.method(concurrency_group="turns")
-    def question(self) -> Response | None:
-        """The next stopped response that the environment must speak to; None when sampling is over."""
+    def question(self) -> tuple[Prompt, Response] | None:
+        """The next finished turn that the environment must speak to; None when sampling is over."""
         return self._asked.get()
 
     @ray.method(concurrency_group="turns")

@@ -22,6 +22,7 @@ from torch import Tensor
 from equipoise.errors import RecordError
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
+_NUMPY = {name: np.dtype(dtype) for dtype, name in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def write(path: Path, parts: Iterable[Slices]) -> None:
         for part in parts:
             places = _head(file, part) if places is None else places
             for name, s in part.items():
+                if not s.rows.size:
+                    continue
                 file.seek(places[name] + s.start * math.prod(s.shape[1:]) * s.rows.itemsize)
                 file.write(np.ascontiguousarray(s.rows).data)
 
@@ -88,10 +91,12 @@ def read(path: Path, rank: int, ranks: int, shapes: Mapping[str, tuple[int, ...]
             for name in file.keys():  # noqa: SIM118  # no mapping
                 whole = file.get_slice(name)
                 shape = tuple(whole.get_shape())
-                rows = span(shape, rank, ranks) if shape else range(0)
-                found[name] = Slice(
-                    shape, rows.start, whole[rows.start : rows.stop] if shape else file.get_tensor(name)
-                )
+                if not shape:
+                    found[name] = Slice(shape, 0, file.get_tensor(name))
+                    continue
+                rows = span(shape, rank, ranks)
+                none = np.empty((0, *shape[1:]), _NUMPY[whole.get_dtype()])
+                found[name] = Slice(shape, rows.start, whole[rows.start : rows.stop] if rows else none)
     except (OSError, SafetensorError) as cause:
         raise RecordError(f"{path} cannot be read: {cause}. Resume from an earlier checkpoint.") from cause
     if shapes is not None and (got := {name: s.shape for name, s in found.items()}) != shapes:
