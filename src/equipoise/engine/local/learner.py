@@ -196,7 +196,8 @@ class Learner:
         if not loss.per_group.requires_grad:
             return [None for _ in unit]
         slopes = torch.autograd.grad(loss.per_group.sum(), leaves, allow_unused=True)
-        places = torch.argsort(order).split([len(out.logp) for out in first])
+        ends = np.cumsum([len(out.logp) for out in first]).tolist()
+        places = [torch.argsort(order)[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return [[None if s is None else s[own] for s in slopes] for own in places]
 
     def _pull(self, call: Call, micro: Micro, before: Outputs, slopes: Slopes) -> None:

@@ -46,7 +46,7 @@ class Rank(LocalEngine):
         own = torch.nn.utils.get_total_norm(grads)
         norms = [torch.zeros_like(own) for _ in range(self._ranks)]
         dist.all_gather(norms, own)
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         torch.nn.utils.clip_grads_with_norm_(self._trained.values(), most, norm)
         return norm
 
@@ -95,4 +95,5 @@ class Rank(LocalEngine):
 def _local(tensor: Tensor) -> Tensor:
     """The rows that lie here; shares memory."""
     assert isinstance(tensor, DTensor)
-    return tensor.detach().to_local()
+    rows: Tensor = tensor.to_local()
+    return rows.detach()
