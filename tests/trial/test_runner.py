@@ -219,7 +219,7 @@ def test_ctrl_c_lets_jobs_finish_their_step_and_resume_goes_on(tmp_path: Path) -
     assert json.loads((out / "result.json").read_text())["failed"] == []
 
 
-def _until(condition: Any, seconds: float = 60.0) -> None:
+def _until(condition: Any, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
