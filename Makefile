@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test mutants setup clean
+.PHONY: demo test test-learning mutants setup clean
 
 demo: $(STAMP)  ## an equal-budget trial of five methods, with its report
 	$(BIN)/python scripts/demo.py
@@ -19,6 +19,9 @@ test: $(STAMP)  ## lint, types, tests
 
 mutants: $(STAMP)  ## break each invariant by one line and see its test fail
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py
+
+test-learning: $(STAMP)  ## every method against its control on tiny, within an hour; writes docs/learning.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/learning.py
 
 setup: $(STAMP)
 

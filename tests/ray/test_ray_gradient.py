@@ -146,7 +146,8 @@ def test_steps_optimiser_and_named_policies_are_sharded_and_equal() -> None:
     for name, weight in local.trained.items():
         rows = np.concatenate([f[1][name].rows for f in found])
         np.testing.assert_allclose(rows, weight.detach().numpy(), atol=1e-7)
-        assert [f[2][f"exp_avg/{name}"].rows.shape for f in found] == [f[1][name].rows.shape for f in found]
+        if not name.startswith("head:"):  # this objective trains no head
+            assert [f[2][f"exp_avg/{name}"].rows.shape for f in found] == [f[1][name].rows.shape for f in found]
 
 
 def test_a_state_is_the_local_engines_and_knows_no_ranks(tmp_path: Path) -> None:

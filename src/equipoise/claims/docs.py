@@ -97,7 +97,11 @@ def _overview(found: Sequence[tuple[Claim, Sequence[Mapping[str, Any]]]], pictur
     for c, past in found:
         last = past[-1] if past else None
         cells = [f"[{c.id}](#{_anchor(c)})", f"`{c.method}`", c.title]
-        told = [_interval(last), f"{c.matters:g}", str(len(last["seeds"])), _words(last)] if last else ["", "", "", ""]
+        told = (
+            [_interval(last), f"{c.matters:g}", str(len(last["seeds"])), _verdict(c, last)]
+            if last
+            else ["", "", "", ""]
+        )
         head.append("| " + " | ".join(cells + (told if last else ["", f"{c.matters:g}", "", "not run"])) + " |")
     return "\n".join(head)
 
@@ -116,6 +120,15 @@ def _words(r: Mapping[str, Any]) -> str:
         return str(r["verdict"])
     more = r["more_seeds"]
     return f"cannot tell; {f'about {more} more seeds would' if more else 'more seeds alone would not, or over 100'}"
+
+
+def _verdict(c: Claim, r: Mapping[str, Any]) -> str:
+    """The verdict; of another contrast than the spec now has, with that said."""
+    of = r["contrast"]
+    now = (c.better, c.worse, c.metric, c.higher)
+    return _words(r) + (
+        "" if now == (of["better"], of["worse"], of["metric"], of["higher"]) else ", on an earlier spec"
+    )
 
 
 def _section(c: Claim, past: Sequence[Mapping[str, Any]]) -> str:
@@ -143,7 +156,8 @@ def _told(r: Mapping[str, Any]) -> list[str]:
     """A result: verdict, arms, further contrasts."""
     metric, commit = r["contrast"]["metric"], r["commit"] if " " in r["commit"] else r["commit"][:10]
     span = f"{len(r['seeds'])} seeds ({min(r['seeds'])} to {max(r['seeds'])})"
-    lines = ["", f"**{_words(r)}**: d = {_interval(r)}; {span}, {r['date']}, spec at {commit}", ""]
+    what = f"{_contrast(r['contrast'])}: d = {_interval(r)}"
+    lines = ["", f"**{_words(r)}**: {what}; {span}, {r['date']}, spec at {commit}", ""]
     lines += [f"| arm | {metric} | learning rate, of those tried |", "|-|-|-|"]
     for name, m in r["measured"].items():
         lines.append(f"| {name} | {_value(m['metrics'].get(metric))} | {_rates(r, name)} |")

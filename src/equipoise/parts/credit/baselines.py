@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.checks import require
 from equipoise.parts.credit.groups import Array, Pool, pooled, untrained, values, with_advantage
 from equipoise.parts.signals.verifier import judge
-from equipoise.parts.sources.draws import require
 from equipoise.parts.sources.starts import Start, branch
 from equipoise.protocols import Context, Part, State, lift
 from equipoise.types import FAILED, Decoder, Group, Score, Task

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.checks import positive, require
 from equipoise.parts.signals.verifier import judge
-from equipoise.parts.sources.draws import positive, require
 from equipoise.parts.sources.prefixes import boundaries
 from equipoise.parts.sources.starts import Start, branch, extended
 from equipoise.protocols import Context, Engine, Part, State

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.checks import require
 from equipoise.parts.signals.verifier import judge
-from equipoise.parts.sources.draws import require
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Group, Score, Task
 

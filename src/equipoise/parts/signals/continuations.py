@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.checks import positive, require
 from equipoise.parts.signals.verifier import judge, silenced
-from equipoise.parts.sources.draws import positive, require
 from equipoise.parts.sources.starts import Start, branch
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Decoder, Group, Prompt, Score, Task

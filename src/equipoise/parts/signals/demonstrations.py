@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.parts.sources.draws import require
+from equipoise.parts.checks import require
 from equipoise.parts.sources.given import shown
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Cost, Group, Note, Task

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import require
+from equipoise.parts.checks import require
 from equipoise.protocols import Context, Part, State, lift
 from equipoise.types import FAILED, Group, Prompt, Response, Score, Task
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from equipoise.errors import ArgumentError
 from equipoise.keys import Key
-from equipoise.parts.sources.draws import require
+from equipoise.parts.checks import require
 from equipoise.protocols import Context, Engine, Part, State
 from equipoise.types import Group, Response, Task
 

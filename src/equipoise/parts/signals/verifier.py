@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.parts.sources.draws import require
+from equipoise.parts.checks import require
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Group, Response, Score, Task
 

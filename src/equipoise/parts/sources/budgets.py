@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, take, train_split
+from equipoise.parts.checks import positive
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.parts.sources.starts import Start, extended, graft
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Cost, Decoder, Group, Note, Prompt, Response, Task

@@ -25,18 +25,6 @@ def take(ctx: Context, n: int, size: int, start: int) -> list[int]:
     return [int(_order(order / (i // n), n)[i % n]) for i in range(start, start + size)]
 
 
-def positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ArgumentError(f"{name}={size}: expected at least 1")
-
-
-def require(task: Task, what: str, present: object, who: str) -> None:
-    if present is None:
-        have = [n for n in ("verify", "demonstrate", "pair") if getattr(task, n) is not None] or ["only prompts"]
-        raise ArgumentError(f"{who} needs a task with {what}; {task.name!r} has {', '.join(have)}")
-
-
 def train_split(task: Task) -> Sequence[Prompt]:
     """The prompts to draw from. Raises ArgumentError when there is none."""
     split = task.splits["train"]

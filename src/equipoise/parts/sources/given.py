@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import cost, positive, require, take, train_split
+from equipoise.parts.checks import positive, require
+from equipoise.parts.sources.draws import cost, take, train_split
 from equipoise.protocols import Context, Engine, Part, State
 from equipoise.types import Cost, Group, Prompt, Task
 

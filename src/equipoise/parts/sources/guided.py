@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.keys import Key
-from equipoise.parts.sources.draws import positive, take, train_split
+from equipoise.parts.checks import positive
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.parts.sources.starts import Start, extended, graft
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Adjust, Decoder, Group, Prompt, Response, Task

@@ -12,7 +12,8 @@ import numpy as np
 
 from equipoise.errors import ArgumentError
 from equipoise.keys import Key
-from equipoise.parts.sources.draws import positive, require, take, train_split
+from equipoise.parts.checks import positive, require
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.parts.sources.prefixes import demonstration, from_starts
 from equipoise.parts.sources.starts import Start, branch, extended
 from equipoise.protocols import Context, Part, State

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, require, take, train_split
+from equipoise.parts.checks import positive, require
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Cost, Decoder, Group, Prompt, Response, Score, Task
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, require, take, train_split
+from equipoise.parts.checks import positive, require
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.parts.sources.memories import Pool
 from equipoise.parts.sources.starts import Start, extended, graft
 from equipoise.protocols import Context, Engine, Part, State

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from equipoise.errors import ArgumentError
-from equipoise.parts.sources.draws import positive, take, train_split
+from equipoise.parts.checks import positive
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.protocols import Context, Part, State
 from equipoise.types import Decoder, Group, Prompt, Task
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from equipoise.parts.sources.draws import cost, positive, take
+from equipoise.parts.checks import positive
+from equipoise.parts.sources.draws import cost, take
 from equipoise.protocols import Context, Part, State
 from equipoise.types import FAILED, Group
 

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from equipoise.errors import ArgumentError
+from equipoise.parts.checks import positive, require
 from equipoise.parts.sources.attempts import asking_again, longest, words
-from equipoise.parts.sources.draws import positive, require, take, train_split
+from equipoise.parts.sources.draws import take, train_split
 from equipoise.parts.sources.spans import spans
 from equipoise.parts.sources.starts import Start, branch
 from equipoise.protocols import Context, Engine, Part, State
