@@ -57,8 +57,8 @@ MUTANTS = [
     Mutant(
         1,
         "engine/local/learner.py",
-        "places = back[start : start + len(out.logp)]",
-        "places = order[start : start + len(out.logp)]",
+        "places = [torch.argsort(order)[start:end] for start, end in zip([0, *ends], ends, strict=False)]",
+        "places = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]",
         "engine/test_local_gradient.py::test_two_passes_equal_one",
     ),
     Mutant(

@@ -12,7 +12,6 @@ A message says what was got, what was expected, where, and how to fix it.
       BudgetError (ValueError)         a budget that cannot be spent or is below one step
       VerifierFailure (RuntimeError)   too large a share of verdicts failed (never a reward of 0)
       PreflightStop (RuntimeError)     eight prompts showed that the run would be wasted
-      PeerLost (RuntimeError)          a process of a cluster that died, or gave no answer in time
       Diverged (RuntimeError)          NaN or infinity in a loss, gradient or weight
       RecordError (RuntimeError)       a run directory or checkpoint that is damaged, foreign or in use
 """
@@ -79,10 +78,6 @@ class VerifierFailure(EquipoiseError, RuntimeError):
 
 class PreflightStop(EquipoiseError, RuntimeError):
     """The preflight found that the run would be wasted; says why and how to override."""
-
-
-class PeerLost(EquipoiseError, RuntimeError):
-    """A process of a cluster died, or gave no answer in time; the message names it."""
 
 
 class Diverged(EquipoiseError, RuntimeError):

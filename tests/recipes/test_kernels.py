@@ -343,9 +343,11 @@ def test_topr_tapers_whole_wrong_responses_only() -> None:
 
 
 def test_topr_without_the_taper_is_reinforce_on_old_samples() -> None:
-    engine = toy.random_policy(10)
+    engine, old = toy.random_policy(10), toy.random_policy(11)
     made = stream("topr", taper=False)
-    (g,) = stale(engine, toy.random_policy(11), credited(made.credit, [scored(engine, [1.0, 0.0, 0.0, 1.0])]))
+    (g,) = stale(engine, old, credited(made.credit, [scored(engine, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0])]))
+    wrong = [r for s, r in zip(g.scores, g.responses, strict=True) if not s.value]
+    assert any(engine.logp(PROMPT, r) < old.logp(PROMPT, r) for r in wrong)  # the taper would have weighed it less
     terms = [(s.value - 0.5) * engine.logp(PROMPT, r) for s, r in zip(g.scores, g.responses, strict=True)]
     exact(gradient(engine, [g], made.objective), derivative(engine, -sum(terms, torch.zeros(())) / len(terms)))
 

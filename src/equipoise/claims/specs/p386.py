@@ -28,4 +28,5 @@ CLAIM = Claim(
     task="countdown",
     items=100,
     samples=64,
+    lr_scales=(0.1, 0.3, 1.0),  # in the first result every arm took the lowest of (0.5, 1, 2)
 )
