@@ -1,0 +1,149 @@
+"""A real cluster of this machine: the same numbers as the local engine, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import make_model, make_tokenizer, policy_gradient, rollouts
+
+from equipoise.engine import local
+from equipoise.engine import ray as cluster
+from equipoise.engine.batch import count
+from equipoise.errors import ArgumentError, UnknownName
+from equipoise.types import Decoder
+
+DEADLINE_S = 100.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    make_model("llama").save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Iterator[tuple[Any, Any]]:
+    """The local engine and one learner with one sampler."""
+    local.deterministic(1)
+    engine = cluster.load(str(folder), threads=1, heads=["value"], deadline_s=DEADLINE_S)
+    yield local.load(str(folder), heads=["value"]), engine
+    engine.close()
+
+
+def said(groups: Any) -> Any:
+    return [(r.ids.tolist(), r.logprobs.tolist(), r.key, r.version, r.origin) for g in groups for r in g.responses]
+
+
+def test_one_learner_and_one_sampler_are_the_local_run_bit_by_bit(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    """Samples, updates, named policies, spending, checkpoints either way, the exported folder."""
+    here, there = pair
+    for engine in pair:
+        engine.combine("start", {"current": 1.0})
+    for k in range(2):
+        mine, theirs = (rollouts(e, prompts=5, samples=4, tokens=12, seed=k) for e in pair)
+        assert said(mine) == said(theirs)
+        found = [e.backward(mine, policy_gradient(), count(mine)) for e in pair]
+        assert found[0][0] == found[1][0]
+        assert here.step(0.01) == there.step(0.01)
+    assert there.published.times > 0 and here.spent() == there.spent()
+    asked = [e.encode(mine[0].prompt) for e in pair]
+    keys = [[mine_key] for mine_key in (cluster_key(), cluster_key())]
+    drawn = [e.sample([p], 3, Decoder(8), k, "start") for e, p, k in zip(pair, asked, keys, strict=True)]
+    assert said(drawn[0]) == said(drawn[1])
+    here.save(tmp_path / "local")
+    there.save(tmp_path / "ray")
+    here.load(tmp_path / "ray")
+    there.load(tmp_path / "local")
+    after = [rollouts(e, prompts=2, samples=2, tokens=6, seed=9) for e in pair]
+    assert said(after[0]) == said(after[1])
+    for engine in pair:
+        engine.backward(after[0], policy_gradient(), count(after[0]))
+    assert here.step(0.01) == there.step(0.01)
+    there.export(tmp_path / "model")
+    opened = local.load(str(tmp_path / "model"))
+    again = [e.outputs(after[0], ["logp"])[0]["logp"][0].tolist() for e in (here, opened)]
+    assert again[0] == again[1]
+
+
+def cluster_key() -> Any:
+    from equipoise.keys import Key
+
+    return Key((5, "start"))
+
+
+def test_an_environment_answers_from_the_drivers_process(pair: tuple[Any, Any]) -> None:
+    """What replies may hold what no other process could have: here an open file and a list that it fills."""
+    here = pair[0]
+    with open(os.devnull) as file:
+        heard: dict[str, list[str]] = {}
+        found = []
+        for engine in pair:
+            texts = heard.setdefault(type(engine).__name__, [])
+
+            def reply(prompt: Any, response: Any, texts: list[str] = texts, engine: Any = engine) -> Any:
+                assert not file.closed
+                texts.append(response.text)
+                return engine.encode_turn("more") if len(texts) < 4 else None
+
+            prompt = engine.encode(rollouts(here, prompts=1, samples=1)[0].prompt)
+            found.append(engine.sample([prompt], 2, Decoder(30, stop=("a", "e")), [cluster_key()], reply=reply))
+    assert said(found[0]) == said(found[1])
+    assert heard["LocalEngine"] == heard["RayEngine"] and heard["RayEngine"]
+
+
+def test_errors_come_back_as_what_they_are(pair: tuple[Any, Any]) -> None:
+    _, there = pair
+    groups = rollouts(there, prompts=1, samples=2)
+    with pytest.raises(UnknownName, match="output"):
+        there.outputs(groups, ["entropi"])
+    with pytest.raises(UnknownName, match="policy"):
+        there.sample([groups[0].prompt], 1, Decoder(2), [cluster_key()], "nobody")
+    with pytest.raises(ArgumentError, match="connected to Ray already"):
+        cluster.load("tiny")
+
+
+SCRIPT = """
+import sys
+from equipoise.engine import ray
+engine = ray.load(sys.argv[1], learners=2, threads=1, deadline_s=100)
+print("up", flush=True)
+import time; time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_nothing_is_left_behind(folder: Path, how: signal.Signals) -> None:
+    """All that a process started is gone within 30 s of its end."""
+    environment = {**os.environ, (mark := "EQUIPOISE_TEST_MARK"): f"{os.getpid()}-{how}"}
+    driver = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment, stdout=subprocess.PIPE)
+    assert driver.stdout is not None and driver.stdout.readline() == b"up\n"
+    assert len(marked(f"{mark}={environment[mark]}")) > 3
+    driver.send_signal(how)
+    driver.wait(timeout=30)
+    end = time.monotonic() + 30
+    while (left := marked(f"{mark}={environment[mark]}")) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not left
+
+
+def marked(text: str) -> list[str]:
+    """Processes whose environment has ``text``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+        except OSError:
+            continue  # it ended meanwhile
+    return found
