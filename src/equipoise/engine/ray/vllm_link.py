@@ -51,13 +51,15 @@ class Link:
             raise ModelError(f"vLLM could not {name}: {answer['error']}")
         return answer["value"]
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Hand over tensors by name, float32: as a file in memory that neither has a name nor touches a disk."""
+    def hand(self, name: str, weights: Mapping[str, Tensor], **arguments: Any) -> int:
+        """Call a method that takes tensors by name, float32: as a file in memory that touches no disk and ends with the
+        call. Returns its bytes."""
         descriptor = os.memfd_create("weights")
         try:
             rows = {name: Slice(tuple(t.shape), 0, t.detach().contiguous().numpy()) for name, t in weights.items()}
             write(Path(f"/proc/self/fd/{descriptor}"), [rows])
-            self.ask("load", (descriptor,))
+            self.ask(name, (descriptor,), **arguments)
+            return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 LENGTH = 8  # bytes of a message's length
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM can make room for
 
 
 def write(link: socket.socket, message: Any, descriptors: Sequence[int] = ()) -> None:
@@ -47,8 +48,11 @@ class Server:
     """vLLM with the methods that ``vllm_link`` calls."""
 
     llm: Any
+    adapter: Any = None  # vLLM's request for it
+    adapters = 0  # that there have been
 
-    def open(self, folder: str, dtype: str, context: int, cache_bytes: int) -> None:
+    def open(self, folder: str, dtype: str, context: int, cache_bytes: int, lora_rank: int) -> None:
+        """``lora_rank``: of the adapters that will be published; 0: none will."""
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -63,6 +67,9 @@ class Server:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            enable_lora=lora_rank > 0,
+            max_lora_rank=next(rank for rank in RANKS if rank >= lora_rank),
+            max_loras=1,
         )
 
     def load(self, descriptor: int) -> None:
@@ -71,6 +78,22 @@ class Server:
 
         with safe_open(f"/proc/self/fd/{descriptor}", "pt") as file:
             self.llm.collective_rpc(_reload, args=(file,))
+        self._forget()
+
+    def adapt(self, descriptor: int, folder: str) -> None:
+        """Low-rank adapters in place of those that are there: configured in a folder, weights as for ``load``."""
+        from vllm.lora.request import LoRARequest
+
+        place = os.path.join(folder, "adapter_model.safetensors")
+        os.symlink(f"/proc/self/fd/{descriptor}", place)
+        if self.adapter is not None:
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+        self.adapters += 1
+        self.adapter = LoRARequest(f"adapter {self.adapters}", self.adapters, folder)
+        self.llm.llm_engine.add_lora(self.adapter)
+        self._forget()
+
+    def _forget(self) -> None:
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which holds what the weights before said")
 
@@ -84,15 +107,19 @@ class Server:
             SamplingParams(max_tokens=r["max_tokens"], seed=r["seed"], logprobs=0, ignore_eos=True, **shared)
             for r in requests
         ]  # the ids that end a response are given by name, so vLLM's own idea of them is left out
-        return [_said(output.outputs[0]) for output in self.llm.generate(prompts, own, use_tqdm=False)]
+        return [_said(output.outputs[0]) for output in self._generate(prompts, own)]
 
     def logprobs(self, ids: list[int]) -> list[float]:
         """Of each token of a sequence but the first, at temperature 1; nothing cached is used."""
         from vllm import SamplingParams
 
         asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        [output] = self.llm.generate([{"prompt_token_ids": ids}], asked, use_tqdm=False)
+        [output] = self._generate([{"prompt_token_ids": ids}], asked)
         return [places[token].logprob for token, places in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
+
+    def _generate(self, prompts: Any, parameters: Any) -> list[Any]:
+        found: list[Any] = self.llm.generate(prompts, parameters, use_tqdm=False, lora_request=self.adapter)
+        return found
 
 
 def _said(found: Any) -> dict[str, Any]:

@@ -38,12 +38,21 @@ class VllmSampler(Sampler):
         self._cost = Cost()
         self._computes: str | None = None  # the policy whose weights vLLM has
         self._link = Link(python, self._threads, deadline_s)
+        self._adapts = spec.get("lora_rank") is not None
         longest = 8 * info.layers * info.width * info.context  # bytes that one sequence of full length takes at most
         with tempfile.TemporaryDirectory() as folder:
             self.engine.network.model.config.save_pretrained(folder)
             self.engine.tokenizer.save_pretrained(folder)
-            size = max(_CACHE, longest)
-            self._link.ask("open", folder=folder, dtype=info.dtype, context=info.context, cache_bytes=size)
+            self._link.ask(
+                "open",
+                folder=folder,
+                dtype=info.dtype,
+                context=info.context,
+                cache_bytes=max(_CACHE, longest),
+                lora_rank=spec.get("lora_rank") or 0,
+            )
+        if self._adapts:  # what is below the adapters never changes
+            self._link.hand("load", vllm_weights.plain(self.engine, "current"))
 
     def receive(self, policy: str, parts: Sequence[Any]) -> int:
         size = super().receive(policy, parts)
@@ -54,8 +63,16 @@ class VllmSampler(Sampler):
         """Bring a policy's weights to vLLM, unless it has them."""
         if changed or self._computes != policy:
             self._computes = None
-            self._link.load(vllm_weights.plain(self.engine, policy))
+            if self._adapts:
+                self._adapt(policy)
+            else:
+                self._link.hand("load", vllm_weights.plain(self.engine, policy))
             self._computes = policy
+
+    def _adapt(self, policy: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.engine._wrapper.peft_config["default"].save_pretrained(folder)
+            self._link.hand("adapt", vllm_weights.adapters(self.engine, policy), folder=folder)
 
     def logprobs(self, ids: Sequence[int], policy: str) -> list[float]:
         """Of each token but the first, at temperature 1."""
