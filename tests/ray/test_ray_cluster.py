@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """The local engine and one learner with one sampler."""
+    """The local engine, and one learner with one sampler."""
     local.deterministic(1)
     engine = cluster.load(str(folder), threads=1, heads=["value"], deadline_s=DEADLINE_S)
     yield local.load(str(folder), heads=["value"]), engine
@@ -96,7 +96,9 @@ def test_an_environment_answers_from_the_drivers_process(pair: tuple[Any, Any]) 
                 return engine.encode_turn("more") if len(texts) < 4 else None
 
             prompt = engine.encode(rollouts(here, prompts=1, samples=1)[0].prompt)
-            found.append(engine.sample([prompt], 2, Decoder(30, stop=("a", "e")), [cluster_key()], reply=reply))
+            found.append(
+                engine.sample([prompt], 2, Decoder(30, stop=tuple("abcdefghijklm")), [cluster_key()], reply=reply)
+            )
     assert said(found[0]) == said(found[1])
     assert heard["LocalEngine"] == heard["RayEngine"] and heard["RayEngine"]
 
@@ -109,7 +111,9 @@ def test_errors_come_back_as_what_they_are(pair: tuple[Any, Any]) -> None:
     with pytest.raises(UnknownName, match="policy"):
         there.sample([groups[0].prompt], 1, Decoder(2), [cluster_key()], "nobody")
     with pytest.raises(ArgumentError, match="connected to Ray already"):
-        cluster.load("tiny")
+        cluster.load("tiny", address="auto")
+    with pytest.raises(ArgumentError, match="processors"):
+        cluster.load("tiny", learners=1000)
 
 
 SCRIPT = """

@@ -6,41 +6,61 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ray
 from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
+from ray import exceptions as failures
 
-GRACE_S = 10.0  # to hear of the death that made others fail
+GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
 Handle = Any  # of an actor
 Ref = Any  # to a result
 Named = Mapping[str, Ref]
 
 
 class Cluster:
-    """A connection to Ray. With no ``address`` a cluster of this machine alone, which ends with this process."""
+    """A connection to Ray, and what was started over it.
+
+    With no ``address`` that of this process, if it has one; else a cluster of this machine alone, which ends with this
+    process. ``processes``: how many will be started. Raises ArgumentError.
+    """
 
     def __init__(self, address: str | None, processes: int, deadline_s: float) -> None:
         self.deadline_s = deadline_s
-        if ray.is_initialized():
-            raise ArgumentError("this process is connected to Ray already; close the engine that is open first")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        self._actors: dict[str, Handle] = {}
+        self._own = not ray.is_initialized()
+        if self._own:
+            self._connect(address, processes)
+        elif address is not None:
+            raise ArgumentError(
+                f"--ray-address {address}: this process is connected to Ray already, and can be to one cluster only. "
+                "Leave --ray-address out to use that one."
+            )
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if there < processes:
+            self.close()
+            raise ArgumentError(
+                f"{processes} processes were asked for (--learners and --samplers), and the Ray cluster has {there} "
+                "processors for them. Ask for fewer, or start it with more: `ray start --head --num-cpus N`."
+            )
+
+    def _connect(self, address: str | None, processes: int) -> None:
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            options |= {"num_cpus": processes, "include_dashboard": False, "_temp_dir": self._folder.name}
-        else:
-            options |= {"address": address}
+            options |= {"address": "local", "num_cpus": processes, "include_dashboard": False}
+            options |= {"_temp_dir": self._folder.name}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # every process here is asked for
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as cause:
+        except (ConnectionError, RuntimeError, ValueError, failures.RayError) as cause:
             where = f"the Ray cluster at {address!r}" if address else "a Ray cluster on this machine"
             raise ArgumentError(
                 f"--ray-address: could not connect to {where}: {cause}. Start one with `ray start --head`, or leave "
                 "--ray-address out."
             ) from cause
-        self._actors: dict[str, Handle] = {}
 
     def start(self, name: str, kind: type, *args: Any) -> Handle:
         """A process called ``name`` that holds an object of a class; it ends with the cluster's connection."""
@@ -49,18 +69,15 @@ class Cluster:
         self._actors[name] = actor.remote(*args)
         return self._actors[name]
 
-    def stop(self, name: str) -> None:
-        if (actor := self._actors.pop(name, None)) is not None:
-            ray.kill(actor)
-
     def close(self) -> None:
         """End all that was started."""
-        for name in list(self._actors):
-            self.stop(name)
-        ray.shutdown()
+        while self._actors:
+            ray.kill(self._actors.popitem()[1])
+        if self._own:
+            ray.shutdown()
 
     def wait(self, calls: Named, on_done: Callable[[str, Any], Named] = lambda name, result: {}) -> dict[str, Any]:
-        """Results by the name of who gives them. ``on_done`` may add calls when one is done.
+        """Results by the name of who gives them. ``on_done`` may add calls when one is done. For any thread.
 
         The first failure is raised at once. Raises PeerLost, naming who died or was silent past the deadline."""
         names = {ref: name for name, ref in calls.items()}
@@ -69,8 +86,7 @@ class Cluster:
         while names:
             done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
             if not done:
-                silent = ", ".join(sorted(set(names.values())))
-                raise PeerLost(f"no answer from {silent} within {self.deadline_s:g} s")
+                raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
             name = names.pop(done[0])
             results[name] = self._result(name, done[0], names)
             for more, ref in on_done(name, results[name]).items():
@@ -78,17 +94,30 @@ class Cluster:
                 end = time.monotonic() + self.deadline_s
         return results
 
+    def _silent(self, names: Collection[str]) -> str:
+        """Of those that owe an answer, the ones that do not even say that they are there."""
+        pings = {self._actors[n].ping.remote(): n for n in names if n in self._actors}
+        _, gone = ray.wait(list(pings), num_returns=len(pings), timeout=GRACE_S) if pings else ([], [])
+        if gone:
+            return ", ".join(sorted(pings[ref] for ref in gone))
+        return ", ".join(sorted(names)) + " (alive, but not done)"
+
     def _result(self, name: str, ref: Ref, others: Mapping[Ref, str]) -> Any:
         try:
             return ray.get(ref, timeout=self.deadline_s)
-        except ray.exceptions.RayActorError as gone:
-            raise PeerLost(f"{name} died") from gone
-        except ray.exceptions.RayTaskError as failed:
-            if isinstance(failed.cause, EquipoiseError):
-                raise failed.cause from None
+        except failures.RayTaskError as failed:
+            cause = failed.cause
+            if isinstance(cause, EquipoiseError) and not isinstance(cause, PeerLost):
+                raise cause from None
             if dead := _dead(others):
                 raise PeerLost(f"{dead} died") from failed
-            raise RuntimeError(f"{name} failed: {failed.cause!r}") from failed
+            if isinstance(cause, PeerLost | failures.RayError):
+                raise PeerLost(f"{name} lost a process that it worked with: {cause}") from failed
+            raise RuntimeError(f"{name} failed: {cause!r}") from failed
+        except failures.RayActorError as gone:
+            raise PeerLost(f"{name} died") from gone
+        except failures.RayError as lost:
+            raise PeerLost(f"what {name} had was lost: {lost}") from lost
 
 
 def _dead(calls: Mapping[Ref, str]) -> str | None:
@@ -97,8 +126,8 @@ def _dead(calls: Mapping[Ref, str]) -> str | None:
     for ref in done:
         try:
             ray.get(ref)
-        except ray.exceptions.RayActorError:
-            return calls[ref]
-        except ray.exceptions.RayTaskError:
+        except failures.RayTaskError:
             continue
+        except failures.RayActorError:
+            return calls[ref]
     return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,73 +12,25 @@ from equipoise.engine.local import state
 from equipoise.engine.local.learner import Metrics
 from equipoise.engine.local.text import Text
 from equipoise.engine.ray import slices
-from equipoise.engine.ray.cluster import Cluster, Handle, Named
+from equipoise.engine.ray.cluster import Cluster
 from equipoise.engine.ray.learner import added, merged
-from equipoise.engine.ray.peers import Learner, Sampler
+from equipoise.engine.ray.peers import Learner
+from equipoise.engine.ray.samplers import Frozen, Published, Samplers
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.keys import Key
 from equipoise.protocols import Environment, TokenNotes
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
 
 
-@dataclass
-class Published:
-    """What publishing weights took so far."""
+class _Reader:
+    """What an engine and a view of it can do without any process."""
 
-    times: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class _Sampling:
-    """A sampler: its process, and which state of each policy it holds."""
-
-    handle: Handle
-    holds: dict[str, int] = field(default_factory=dict)
-
-
-class RayEngine:
-    """Implements ``equipoise.protocols.Engine``; made by ``equipoise.engine.ray.load``."""
-
-    def __init__(self, cluster: Cluster, spec: Mapping[str, Any], learners: int, samplers: int, threads: int) -> None:
-        self._cluster, self._spec, self._threads = cluster, spec, threads
-        self._spent: dict[Handle, Cost] = {}  # by process
-        self._states = {"current": 0}  # policy -> how often it changed
-        self.published = Published()
-        self.steps = 0
-        self._learners = {f"learner {k}": cluster.start(f"learner {k}", Learner, threads) for k in range(learners)}
-        self._samplers = {f"sampler {k}": self._sampler(f"sampler {k}") for k in range(samplers)}
-        self._open()
-
-    def _sampler(self, name: str) -> _Sampling:
-        return _Sampling(self._cluster.start(name, Sampler, self._threads))
-
-    def _open(self) -> None:
-        first = next(iter(self._learners.values()))
-        address = self._cluster.wait({"learner 0": first.address.remote()})["learner 0"]
-        ranks, deadline_s = len(self._learners), self._cluster.deadline_s
-        calls: dict[str, Any] = {
-            name: learner.open.remote(self._spec, address, rank, ranks, deadline_s)
-            for rank, (name, learner) in enumerate(self._learners.items())
-        }
-        calls |= {name: sampler.handle.open.remote(self._spec, deadline_s) for name, sampler in self._samplers.items()}
-        self._cluster.wait(calls)
-        facts = self._cluster.wait({n: h.facts.remote() for n, h in self._learners.items()})["learner 0"]
-        self._info: ModelInfo = facts[0]
-        self._text: Text = facts[1]
-        self._identity, self._shapes = facts[2], facts[3]
-        for sampler in self._samplers.values():
-            sampler.holds["current"] = 0  # both have opened the same model
-
-    # -- what needs no process -----------------------------------------------------------------------------------
+    def __init__(self, info: ModelInfo, text: Text) -> None:
+        self._info, self._text = info, text
 
     @property
     def info(self) -> ModelInfo:
         return self._info
-
-    def spent(self) -> Cost:
-        return sum(self._spent.values(), Cost())
 
     def bound(self, prompt_tokens: int, n: int, longest: int, sampled: bool, forward: int, backward: int) -> Cost:
         return flops.bound(self._info, prompt_tokens, n, longest, forward, backward, sampled)
@@ -100,11 +50,21 @@ class RayEngine:
     def decode(self, ids: Sequence[int]) -> str:
         return self._text.decode(ids)
 
-    def close(self) -> None:
-        """End all processes."""
-        self._cluster.close()
 
-    # -- samplers --------------------------------------------------------------------------------------------------
+class View(_Reader):
+    """What samplers say as the weights were at one instant, whatever the learners do meanwhile.
+
+    Made by ``RayEngine.snapshot``. It may be used in another thread than the engine. Its spending is its own: the
+    engine's does not include it."""
+
+    def __init__(self, engine: RayEngine, samplers: Samplers, frozen: Mapping[str, Frozen]) -> None:
+        super().__init__(engine._info, engine._text)
+        self._samplers, self._frozen, self._spent = samplers, frozen, Cost()
+        self.steps = engine.steps
+
+    def spent(self) -> Cost:
+        """Of what was asked of this view."""
+        return self._spent
 
     def sample(
         self,
@@ -115,62 +75,105 @@ class RayEngine:
         policy: str = "current",
         reply: Environment | None = None,
     ) -> list[Group]:
-        """See the protocol. Each sampler takes a run of the prompts, as equal as can be."""
-        if len(keys) != len(prompts):
-            raise ArgumentError(f"sample: {len(prompts)} prompts and {len(keys)} keys; each prompt needs one key.")
-        prompts = [p if p.ids is not None else self.encode(p) for p in prompts]
-        shares = _runs(len(prompts), len(self._samplers))
-        asked = {name: share for name, share in zip(self._samplers, shares, strict=True) if len(share)}
-        self._publish(policy, list(asked))
-        calls = {}
-        for name, share in asked.items():
-            own = [prompts[j] for j in share], n, decoder, [keys[j] for j in share]
-            calls[name] = self._samplers[name].handle.sample.remote(*own, policy, self.steps, reply is not None)
-        found = self._cluster.wait(calls) if reply is None else self._converse(calls, reply)
-        for name in asked:
-            self._spent[self._samplers[name].handle] = found[name][1]
-        return [group for name in asked for group in found[name][0]]
+        """See the protocol. Raises UnknownName for a policy that the snapshot was not asked for."""
+        if policy not in self._frozen:
+            raise UnknownName("policy of this snapshot", policy, self._frozen)
+        asked = _asked(self, prompts, keys)
+        groups, cost = self._samplers.sample(self._frozen[policy], policy, self.steps, asked, n, decoder, keys, reply)
+        self._spent += cost
+        return groups
 
-    def _converse(self, calls: Named, reply: Environment) -> dict[str, Any]:
-        """Wait for samplers and speak for the environment meanwhile, which lives in this process."""
-        handles = {f"{name}'s question": self._samplers[name].handle for name in calls}
 
-        def answer(name: str, turn: tuple[Prompt, Response] | None) -> Named:
-            if name not in handles or turn is None:
-                return {}
-            handles[name].answer.remote(reply(*turn))
-            return {name: handles[name].question.remote()}
+class RayEngine(_Reader):
+    """Implements ``equipoise.protocols.Engine``; made by ``equipoise.engine.ray.load``. For one thread."""
 
-        return self._cluster.wait({**calls, **{n: h.question.remote() for n, h in handles.items()}}, answer)
+    def __init__(
+        self, cluster: Cluster, spec: Mapping[str, Any], learners: int, samplers: int, sampler: type, threads: int
+    ) -> None:
+        self._cluster = cluster
+        self._learners = {f"learner {k}": cluster.start(f"learner {k}", Learner, threads) for k in range(learners)}
+        crew = {f"sampler {k}": cluster.start(f"sampler {k}", sampler, threads) for k in range(samplers)}
+        info, text, self._identity, self._shapes = self._open(spec, crew)
+        super().__init__(info, text)
+        self._samplers = Samplers(cluster, crew)
+        self._learned = dict.fromkeys(self._learners, Cost())
+        self._sampled = Cost()
+        self._states = {"current": 0, **dict.fromkeys(spec.get("keep", ()), 0)}  # policy -> how often it changed
+        self._frozen: dict[str, Frozen] = {}
+        self._sampled_from = {"current"}
+        self.steps = 0
 
-    def _publish(self, policy: str, names: Sequence[str]) -> None:
-        """Bring a policy's weights to samplers that hold an older state of them: rows of tensors go from each learner
-        through shared memory (or the network) to each sampler; no process gathers them, nothing touches a disk."""
+    def _open(self, spec: Mapping[str, Any], samplers: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Every process opens the model; facts of it."""
+        first = next(iter(self._learners.values()))
+        address = self._cluster.wait({"learner 0": first.address.remote()})["learner 0"]
+        ranks, deadline_s = len(self._learners), self._cluster.deadline_s
+        calls: dict[str, Any] = {
+            name: learner.open.remote(spec, address, rank, ranks, deadline_s)
+            for rank, (name, learner) in enumerate(self._learners.items())
+        }
+        self._cluster.wait(calls | {name: handle.open.remote(spec, deadline_s) for name, handle in samplers.items()})
+        facts: tuple[Any, ...] = self._cluster.wait({"learner 0": first.facts.remote()})["learner 0"]
+        return facts
+
+    def spent(self) -> Cost:
+        """See the protocol. What views spent is theirs to tell."""
+        return sum(self._learned.values(), self._sampled)
+
+    @property
+    def published(self) -> Published:
+        """Weights brought to samplers so far."""
+        return self._samplers.published
+
+    def close(self) -> None:
+        """End all processes."""
+        self._cluster.close()
+
+    # -- samplers ------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        decoder: Decoder,
+        keys: Sequence[Key],
+        policy: str = "current",
+        reply: Environment | None = None,
+    ) -> list[Group]:
+        asked = _asked(self, prompts, keys)
+        self._sampled_from.add(policy)
+        groups, cost = self._samplers.sample(self._freeze(policy), policy, self.steps, asked, n, decoder, keys, reply)
+        self._sampled += cost
+        return groups
+
+    def snapshot(self, policies: Collection[str] = ()) -> View:
+        """Sampling as of now, for another thread while this one goes on to learn: of the current policy, of those named
+        here, and of all that were sampled from before. Rows are copied once; none is moved."""
+        wanted = {*policies, *self._sampled_from}
+        return View(self, self._samplers, {policy: self._freeze(policy) for policy in sorted(wanted)})
+
+    def _freeze(self, policy: str) -> Frozen:
+        """A policy's weights as they are now: what is put in shared memory lasts until nobody refers to it."""
         if policy not in self._states:
             raise UnknownName("policy", policy, self._states)
-        now = self._states[policy]
-        old = [name for name in names if self._samplers[name].holds.get(policy) != now]
-        if not old:
-            return
-        started = time.monotonic()
-        found = self._cluster.wait({name: learner.rows.remote(policy) for name, learner in self._learners.items()})
-        parts = [part for name in self._learners for part in found[name]]
-        sizes = self._cluster.wait({name: self._samplers[name].handle.receive.remote(policy, parts) for name in old})
-        for name in old:
-            self._samplers[name].holds[policy] = now
-        self.published.times += 1
-        self.published.bytes += sum(sizes.values())
-        self.published.seconds += time.monotonic() - started
+        now, last = self._states[policy], self._frozen.get(policy)
+        if last is None or last.state != now:
+            found = self._cluster.wait({name: learner.rows.remote(policy) for name, learner in self._learners.items()})
+            last = self._frozen[policy] = Frozen(now, [part for name in self._learners for part in found[name]])
+        return last
 
-    # -- learners --------------------------------------------------------------------------------------------------
+    def _changed(self, policy: str) -> None:
+        self._states[policy] = self._states.get(policy, 0) + 1
+        self._frozen.pop(policy, None)
+
+    # -- learners ------------------------------------------------------------------------------------------------------
 
     def _all(self, method: str, *args: Any) -> list[Any]:
         """The same call to every rank, large arguments once in shared memory."""
         shared = [ray.put(a) if isinstance(a, list) else a for a in args]
         calls = {name: learner.call.remote(method, *shared) for name, learner in self._learners.items()}
         found = self._cluster.wait(calls)
-        for name, learner in self._learners.items():
-            self._spent[learner] = found[name][1]
+        self._learned = {name: found[name][1] for name in self._learners}
         return [found[name][0] for name in self._learners]
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
@@ -186,7 +189,7 @@ class RayEngine:
 
     def step(self, lr: float) -> dict[str, float]:
         found: dict[str, float] = self._all("step", lr)[0]
-        self._states["current"] += 1
+        self._changed("current")
         self.steps += 1
         return found
 
@@ -195,9 +198,9 @@ class RayEngine:
 
     def combine(self, into: str, weights: Mapping[str, float]) -> None:
         self._all("combine", into, dict(weights))
-        self._states[into] = self._states.get(into, 0) + 1
+        self._changed(into)
 
-    # -- disk --------------------------------------------------------------------------------------------------------
+    # -- disk ----------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         """The local engine's files, written rank by rank: either engine resumes from them, on any number of ranks."""
@@ -232,17 +235,16 @@ class RayEngine:
         self.steps = int(header["steps"])
         changed = max(self._states.values()) + 1  # whatever samplers hold is out of date
         self._states = dict.fromkeys(("current", *header["policies"]), changed)
+        self._frozen = {}
 
     def export(self, folder: Path, merge: bool = True) -> None:
         """A sampler has the whole model: it writes the files, and they are put into ``folder`` here."""
-        name, sampler = next(iter(self._samplers.items()))
-        self._publish("current", [name])
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for file, content in self._cluster.wait({name: sampler.handle.export.remote(merge)})[name].items():
+        for file, content in self._samplers.export(self._freeze("current"), merge).items():
             (Path(folder) / file).write_bytes(content)
 
 
-def _runs(items: int, parts: int) -> list[range]:
-    """``items`` places in ``parts`` runs, as equal as can be."""
-    ends = [items * (k + 1) // parts for k in range(parts)]
-    return [range(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+def _asked(reader: _Reader, prompts: Sequence[Prompt], keys: Sequence[Key]) -> list[Prompt]:
+    if len(keys) != len(prompts):
+        raise ArgumentError(f"sample: {len(prompts)} prompts and {len(keys)} keys; each prompt needs one key.")
+    return [p if p.ids is not None else reader.encode(p) for p in prompts]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from equipoise.engine import local
@@ -18,8 +18,24 @@ from equipoise.keys import Key
 from equipoise.protocols import Environment
 from equipoise.types import Cost, Decoder, Group, Prompt, Response
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-class Learner:
+
+def meanwhile(method: Method) -> Method:
+    """A method that is heard also while a call is under way."""
+    marked: Method = ray.method(concurrency_group="turns")(method)
+    return marked
+
+
+class Peer:
+    """A process of a cluster."""
+
+    @meanwhile
+    def ping(self) -> None:
+        """Says that it is there."""
+
+
+class Learner(Peer):
     """A process with one rank of the model."""
 
     def __init__(self, threads: int) -> None:
@@ -50,7 +66,7 @@ class Learner:
         return self.engine.info, self.engine.text, self.engine.identity(), shapes
 
 
-class Sampler:
+class Sampler(Peer):
     """A process with the whole model, which samples and reads but never learns."""
 
     def __init__(self, threads: int) -> None:
@@ -91,12 +107,12 @@ class Sampler:
         self._asked.put((prompt, response))
         return self._answers.get(timeout=self._deadline_s)
 
-    @ray.method(concurrency_group="turns")
+    @meanwhile
     def question(self) -> tuple[Prompt, Response] | None:
         """The next finished turn that the environment must speak to; None when sampling is over."""
-        return self._asked.get()
+        return self._asked.get(timeout=self._deadline_s)
 
-    @ray.method(concurrency_group="turns")
+    @meanwhile
     def answer(self, tokens: Sequence[int] | None) -> None:
         self._answers.put(tokens)
 
