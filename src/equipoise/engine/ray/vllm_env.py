@@ -20,7 +20,7 @@ from equipoise.errors import ArgumentError, MissingExtra
 VARIABLE = "EQUIPOISE_VLLM_PYTHON"
 FOLDER = ".venv-vllm"
 COMMAND = "python -m equipoise.engine.ray.vllm_env"
-_PINNED = Path(__file__).parent / "vllm.txt"
+PINNED = Path(__file__).parent / "vllm.txt"
 
 
 def interpreter() -> Path:
@@ -43,8 +43,8 @@ def make(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--requirement", _PINNED], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--requirement", str(PINNED)], check=True)
     subprocess.run([python, "-c", "import vllm"], check=True)
     return python
 

@@ -24,8 +24,9 @@ class Link:
 
     def __init__(self, python: Path, threads: int, deadline_s: float) -> None:
         mine, theirs = socket.socketpair()
-        self._link, self._deadline_s = mine, deadline_s
+        self._link = mine
         mine.settimeout(deadline_s)
+        self._deadline_s = deadline_s
         self._written = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         with theirs:
             self._process = subprocess.Popen(
@@ -36,6 +37,7 @@ class Link:
                 stderr=self._written,
                 env=_environment(threads),
             )
+        self.pid = self._process.pid
 
     def ask(self, name: str, descriptors: tuple[int, ...] = (), **arguments: Any) -> Any:
         """A method of ``vllm_process.Server``. Raises ModelError with what vLLM says, PeerLost."""
@@ -44,11 +46,11 @@ class Link:
             answer, _ = vllm_process.read(self._link)
         except TimeoutError:
             self.close()
-            raise PeerLost(f"no answer from vLLM (process {self._process.pid}) within {self._deadline_s:g} s") from None
+            raise PeerLost(f"no answer from vLLM (process {self.pid}) within {self._deadline_s:g} s") from None
         except (EOFError, OSError):
-            raise PeerLost(f"vLLM (process {self._process.pid}) died{self._last_words()}") from None
+            raise PeerLost(f"vLLM (process {self.pid}) died{self._last_words()}") from None
         if "error" in answer:
-            raise ModelError(f"vLLM could not {name}: {answer['error']}")
+            raise ModelError(f"vLLM failed in {name!r}: {answer['error']}")
         return answer["value"]
 
     def hand(self, name: str, weights: Mapping[str, Tensor], **arguments: Any) -> int:

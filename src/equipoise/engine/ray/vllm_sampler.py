@@ -25,6 +25,8 @@ class VllmSampler(Sampler):
     """Holds the model twice: here as the native sampler does, to receive weights, to write the exported folder and for
     the text; and in vLLM's process, which computes."""
 
+    checked = True
+
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self._threads = threads
@@ -56,18 +58,26 @@ class VllmSampler(Sampler):
 
     def receive(self, policy: str, parts: Sequence[Any]) -> int:
         size = super().receive(policy, parts)
-        self._compute(policy, changed=True)
+        self.change(policy)
         return size
 
-    def _compute(self, policy: str, changed: bool = False) -> None:
-        """Bring a policy's weights to vLLM, unless it has them."""
-        if changed or self._computes != policy:
-            self._computes = None
-            if self._adapts:
-                self._adapt(policy)
-            else:
-                self._link.hand("load", vllm_weights.plain(self.engine, policy))
-            self._computes = policy
+    def change(self, policy: str) -> None:
+        """Bring a policy's weights to vLLM."""
+        self._computes = None
+        if self._adapts:
+            self._adapt(policy)
+        else:
+            self._link.hand("load", vllm_weights.plain(self.engine, policy))
+        self._computes = policy
+
+    def _compute(self, policy: str) -> None:
+        """``change``, unless vLLM has these weights."""
+        if self._computes != policy:
+            self.change(policy)
+
+    def close(self) -> None:
+        """End vLLM's process; it would end with this one, too."""
+        self._link.close()
 
     def _adapt(self, policy: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +85,7 @@ class VllmSampler(Sampler):
             self._link.hand("adapt", vllm_weights.adapters(self.engine, policy), folder=folder)
 
     def logprobs(self, ids: Sequence[int], policy: str) -> list[float]:
-        """Of each token but the first, at temperature 1."""
+        """Of each token of a sequence but the first, at temperature 1."""
         self._compute(policy)
         found: list[float] = self._link.ask("logprobs", ids=list(ids))
         return found
