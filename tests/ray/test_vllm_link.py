@@ -68,10 +68,12 @@ def test_a_message_may_be_large_and_carry_a_file() -> None:
         os.close(descriptor)
 
 
-def test_what_fails_over_there_is_told_here_and_the_link_goes_on(link: Link) -> None:
-    for _ in range(2):
-        with pytest.raises(ModelError, match="vLLM failed in 'nothing': AttributeError"):
-            link.ask("nothing", ids=[1, 2])
+def test_what_fails_over_there_is_told_here_and_ends_it(link: Link) -> None:
+    with pytest.raises(ModelError, match="vLLM failed in 'nothing': AttributeError"):
+        link.ask("nothing", ids=[1, 2])
+    assert gone(link.pid)
+    with pytest.raises(PeerLost):
+        link.ask("nothing")
 
 
 def test_a_process_that_dies_is_named_with_what_it_said(link: Link) -> None:

@@ -40,7 +40,8 @@ class Link:
         self.pid = self._process.pid
 
     def ask(self, name: str, descriptors: tuple[int, ...] = (), **arguments: Any) -> Any:
-        """A method of ``vllm_process.Server``. Raises ModelError with what vLLM says, PeerLost."""
+        """A method of ``vllm_process.Server``. Raises PeerLost; ModelError with what vLLM says, and ends the process, for
+        what it was in the middle of is not known."""
         try:
             vllm_process.write(self._link, (name, arguments), descriptors)
             answer, _ = vllm_process.read(self._link)
@@ -50,6 +51,7 @@ class Link:
         except (EOFError, OSError):
             raise PeerLost(f"vLLM (process {self.pid}) died{self._last_words()}") from None
         if "error" in answer:
+            self.close()
             raise ModelError(f"vLLM failed in {name!r}: {answer['error']}")
         return answer["value"]
 

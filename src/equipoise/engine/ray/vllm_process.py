@@ -56,6 +56,8 @@ class Server:
         from vllm import LLM
         from vllm.platforms import current_platform
 
+        # Where a prompt is read in pieces, vLLM takes back a seeded draw, which a generator on CPU cannot.
+        whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, context)}
         self.llm = LLM(
             model=folder,  # configuration and tokenizer only: weights are published
             load_format="dummy",
@@ -63,13 +65,14 @@ class Server:
             dtype=dtype,
             max_model_len=context,
             kv_cache_memory_bytes=cache_bytes,
-            enforce_eager=current_platform.is_cpu(),  # compiling would take longer than most runs here
+            enforce_eager=current_platform.is_cpu(),  # compiling would take longer than most runs there
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             enable_lora=lora_rank > 0,
             max_lora_rank=next(rank for rank in RANKS if rank >= lora_rank),
             max_loras=1,
+            **(whole if current_platform.is_cpu() else {}),
         )
 
     def load(self, descriptor: int) -> None:
