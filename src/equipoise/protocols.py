@@ -61,6 +61,10 @@ class Engine(Protocol):
         """``n`` responses to each encoded prompt, one group a prompt, in order. Sample ``i`` of prompt ``j`` draws
         its tokens from ``keys[j] / i``. ``reply``: hears each finished turn, and what it says the policy hears next."""
 
+    def snapshot(self) -> Engine | None:
+        """An engine that samples with today's weights from another thread while this one learns, and meters what it
+        spends itself. None where sampling and learning take turns anyway."""
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         """Without gradient, per group and response [n] (0 where untrained): "logp", "entropy", "logsumexp",
         "head:<name>"."""

@@ -265,6 +265,9 @@ class TabularEngine:
         grad = self.weights["logits"].grad
         return torch.zeros_like(self.weights["logits"]) if grad is None else grad.clone()
 
+    def snapshot(self) -> None:
+        return None
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         with torch.no_grad():
             out = self._outputs(groups, self._weights(policy), reductions(needs))

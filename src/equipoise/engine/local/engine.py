@@ -158,6 +158,9 @@ class LocalEngine:
             key=key,
         )
 
+    def snapshot(self) -> None:
+        return None
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         known = {"logp", *REDUCTIONS, *(f"head:{name}" for name in self._heads)}
         for need in needs:
