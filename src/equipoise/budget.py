@@ -206,12 +206,17 @@ class Ledger:
             self.advance(kept["step"]).reserved = Cost(**kept["reserved"])
 
     def book_lost(self, journalled: Cost) -> None:
-        """``journalled``: every charge less every refund in the journal, earlier losses taken off."""
+        """``journalled``: every charge less every refund in the journal, earlier losses taken off.
+
+        Where a step that was drawn before the checkpoint was settled after it, its refund is journalled already and
+        will be once more: what is held for it is charged again."""
         charged = sum((c for w, c in self.by.items() if w != "clock"), Cost())
         charged = sum((a.reserved for a in self.advances), charged)
-        self.lost = journalled - charged
-        if self.lost != Cost(labels=self.lost.labels) or any(self.lost.labels.values()):
+        self.lost, again = _above(journalled, charged), _above(charged, journalled)
+        if self.lost != Cost():
             self.journal(self.step, "lost", "redone after a crash", self.lost)
+        if again != Cost():
+            self.journal(self.step, "charge", "held again after a crash", again)
 
     def journal(self, step: int, event: str, what: str, cost: Cost) -> None:
         """Write a line, before what it stands for is done."""
@@ -220,6 +225,14 @@ class Ledger:
             with self._writing:  # draws for later steps may come from another thread
                 self.file.write(json.dumps(line, sort_keys=True) + "\n")
                 self.file.flush()
+
+
+def _above(a: Cost, b: Cost) -> Cost:
+    """By how much ``a`` is above ``b`` in each unit; labels that are equal are left out."""
+    d = a - b
+    labels = {kind: n for kind, n in d.labels.items() if n > 0}
+    plain = (max(d.generated_tokens, 0), max(d.trained_tokens, 0), max(d.flops, 0.0))
+    return Cost(*plain, labels, max(d.judge_calls, 0), max(d.seconds, 0.0))
 
 
 @dataclass(eq=False)
