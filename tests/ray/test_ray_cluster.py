@@ -20,7 +20,7 @@ from equipoise.engine.batch import count
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.types import Decoder
 
-DEADLINE_S = 100.0
+DEADLINE_S = 300.0
 
 
 @pytest.fixture(scope="module")
