@@ -11,7 +11,6 @@ import pytest
 def connected() -> Iterator[None]:
     """This process is connected to a cluster of its own."""
     import ray
-
     from equipoise.engine.ray.cluster import Cluster
 
     mine = Cluster(None, 16, 300.0)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def busy(what: str) -> list[int]:
@@ -18,15 +19,15 @@ def strike(what: str, sign: signal.Signals = signal.SIGKILL, seconds: float = 10
     """Send a signal to the first actor that is found in a method; its process id."""
     pid = until(lambda: busy(what), seconds)[0]
     os.kill(pid, sign)
-    return pid
+    return int(pid)
 
 
-def until(found: Callable[[], list[int]], seconds: float) -> list[int]:
+def until(found: Callable[[], list[Any]], seconds: float) -> list[Any]:
     """What is found, as soon as there is something."""
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, f"nothing within {seconds} s"
-        time.sleep(0.002)
+        time.sleep(0.005)
     return result
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from processes import strike
+from processes import marked, strike, until
 from safetensors.numpy import load_file
 
-from equipoise.cli import main
+from equipoise.cli import EXIT_INTERRUPTED, main
 from equipoise.errors import PeerLost
 from equipoise.job.job import run_job
 from equipoise.record.folder import Folder
@@ -37,7 +41,8 @@ SPEC: Mapping[str, Any] = {
     "threads": 1,
     "checkpoint_s": 0.0,
 }
-TWO = {"learners": 2, "deadline_s": 300.0}
+DEADLINE_S = 300.0  # a slow machine is no fault
+TWO = {"learners": 2, "deadline_s": DEADLINE_S}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,7 +83,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 
 def test_one_learner_and_one_sampler_are_the_local_run(here: Path, tmp_path: Path) -> None:
-    there = trained(tmp_path / "there", cluster={"learners": 1, "samplers": 1, "deadline_s": 300.0})
+    there = trained(tmp_path / "there", cluster={"learners": 1, "samplers": 1, "deadline_s": DEADLINE_S})
     assert_same(here, there)
     finals = [json.loads((run / "final.json").read_text()) for run in (here, there)]
     for final in finals:
@@ -122,6 +127,67 @@ def test_who_is_silent_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(PeerLost, match=r"no answer within 8 s from learner \d; go on with: equipoise resume"):
         trained(tmp_path / "run", report, cluster={"learners": 2, "deadline_s": 8.0, "retries": 0})
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nothing_and_is_resumed(here: Path, tmp_path: Path) -> None:
+    """kill -9 of the process that runs the job, which started a cluster of its own: all is gone within 30 s."""
+    out = tmp_path / "run"
+    driver, mark = started(out)
+    until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
+    assert len(marked(mark)) > 5
+    driver.kill()
+    driver.wait(30)
+    end = time.monotonic() + 30
+    while (left := marked(mark)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left
+    assert not Folder(out).finished
+    assert main(["resume", str(out)]) == 0
+    assert_same(here, out)
+    assert json.loads((out / "final.json").read_text())["spent_on"]["lost"]["flops"] > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_between_steps(here: Path, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches every process of its group; the step is finished, and the run says how to go on."""
+    out = tmp_path / "run"
+    driver, mark = started(out)
+    until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
+    os.killpg(driver.pid, signal.SIGINT)
+    said = driver.communicate(timeout=60)[0]
+    assert driver.returncode == EXIT_INTERRUPTED and "stopping after this step" in said
+    assert f"equipoise resume {out}" in " ".join(said.split()) and "Traceback" not in said
+    assert not marked(mark)
+    done = Folder(out).lines("metrics.jsonl")
+    assert 3 <= len(done) < len(Folder(here).lines("metrics.jsonl"))
+    assert done == Folder(here).lines("metrics.jsonl")[: len(done)]
+
+
+STARTED = """
+import sys, json
+from pathlib import Path
+from equipoise.cli.train import follow
+from equipoise.job.settings import settings
+
+sys.exit(follow(settings(json.loads(sys.argv[1])), Path(sys.argv[2])))
+"""
+
+
+def started(out: Path) -> tuple[subprocess.Popen[str], str]:
+    """The run in a process of its own with a cluster of its own; and what the environment of all of them has."""
+    spec = {**SPEC, "cluster": {"deadline_s": DEADLINE_S}}
+    mark = f"run-{os.getpid()}-{out.parent.name}"
+    environment = {**os.environ, "EQUIPOISE_TEST_MARK": mark}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", STARTED, json.dumps(spec), str(out)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    return driver, f"EQUIPOISE_TEST_MARK={mark}"
 
 
 @pytest.mark.parametrize("cluster", [None, {"learners": 1}], ids=["local", "one"])

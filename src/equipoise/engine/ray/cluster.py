@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -29,6 +31,7 @@ class Cluster:
     def __init__(self, address: str | None, processes: int, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._actors: dict[str, Handle] = {}
+        self._waits, self._idle = 0, threading.Condition()
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address, processes)
@@ -70,11 +73,24 @@ class Cluster:
         return self._actors[name]
 
     def close(self) -> None:
-        """End all that was started."""
+        """End all that was started. Other threads that wait for it hear that it died before the connection ends."""
         while self._actors:
             ray.kill(self._actors.popitem()[1])
+        with self._idle:
+            self._idle.wait_for(lambda: not self._waits, GRACE_S)
         if self._own:
             ray.shutdown()
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with self._idle:
+            self._waits += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._waits -= 1
+                self._idle.notify_all()
 
     def wait(self, calls: Named, on_done: Callable[[str, Any], Named] = lambda name, result: {}) -> dict[str, Any]:
         """Results by the name of who gives them. ``on_done`` may add calls when one is done. For any thread.
@@ -83,15 +99,16 @@ class Cluster:
         names = {ref: name for name, ref in calls.items()}
         results: dict[str, Any] = {}
         end = time.monotonic() + self.deadline_s
-        while names:
-            done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
-            if not done:
-                raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
-            name = names.pop(done[0])
-            results[name] = self._result(name, done[0], names)
-            for more, ref in on_done(name, results[name]).items():
-                names[ref] = more
-                end = time.monotonic() + self.deadline_s
+        with self._waiting():
+            while names:
+                done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
+                if not done:
+                    raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
+                name = names.pop(done[0])
+                results[name] = self._result(name, done[0], names)
+                for more, ref in on_done(name, results[name]).items():
+                    names[ref] = more
+                    end = time.monotonic() + self.deadline_s
         return results
 
     def _silent(self, names: Collection[str]) -> str:
