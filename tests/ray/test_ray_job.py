@@ -110,7 +110,7 @@ def test_a_killed_sampler_and_a_killed_learner_change_nothing(two: Path, tmp_pat
     assert len(struck) == 2
     assert_same(two, run)
     lost = [line for line in said if "going on from the last checkpoint" in line]
-    assert len(lost) == 2 and "sampler 0 died" in lost[0] and "learner" in lost[1] and "(0 retries left)" in lost[1]
+    assert len(lost) == 2 and "sampler 0 died" in lost[0] and "learner" in lost[1] and "(retry 2 of 2)" in lost[1]
     spent = [json.loads((r / "final.json").read_text())["spent_on"] for r in (two, run)]
     assert spent[0]["sampling"] == spent[1]["sampling"] and spent[0]["training"] == spent[1]["training"]
     assert "lost" in spent[1] and spent[1]["lost"]["generated_tokens"] > 0

@@ -253,7 +253,8 @@ def _persist(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> N
             p.engine.close()
             if not left:
                 raise PeerLost(f"{lost}; go on with: equipoise resume {folder.path}") from lost
-            report({"event": "say", "text": f"{lost}; going on from the last checkpoint ({left} retries left)"})
+            often = f"retry {retries - left + 1} of {retries}"
+            report({"event": "say", "text": f"{lost}; going on from the last checkpoint ({often})"})
 
 
 def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> None:

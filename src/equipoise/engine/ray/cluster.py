@@ -16,6 +16,12 @@ from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
 GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
+    "RAY_prestart_worker_first_driver": "0",  # every process here is asked for
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first failure is raised; those that follow from it need no mention
+    "RAY_worker_niceness": "0",  # they do the work: nothing else here goes before them
+}
 Handle = Any  # of an actor
 Ref = Any  # to a result
 Named = Mapping[str, Ref]
@@ -54,8 +60,8 @@ class Cluster:
             self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
             options |= {"address": "local", "num_cpus": processes, "include_dashboard": False}
             options |= {"_temp_dir": self._folder.name}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # every process here is asked for
+        for name, value in _RAY.items():
+            os.environ.setdefault(name, value)
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, failures.RayError) as cause:
