@@ -94,6 +94,9 @@ class Engine(Protocol):
     def export(self, folder: Path, merge: bool = True) -> None:
         """The policy as a plain Hugging Face folder with tokenizer and template."""
 
+    def close(self) -> None:
+        """End the processes that it started, if any. It may be called again."""
+
 
 class Ledger(Protocol):
     """Meters spending against a budget (``equipoise.budget``)."""

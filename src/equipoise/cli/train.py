@@ -76,6 +76,7 @@ def main(args: Sequence[str]) -> int:
         Flag("track", str | None, None, "tensorboard, wandb or trackio"),
         Flag("test.start", bool, True, "test the start model too"),
         Flag("dry-run", bool, False, "print what would run, and run nothing"),
+        *options.of_engine(),
         *options.of_task(args),
         *own,
     ]
@@ -89,6 +90,7 @@ def main(args: Sequence[str]) -> int:
         track=v["track"],
         threads=v["threads"],
         test=TestSettings(v["test.items"], v["test.samples"], v["test.start"]),
+        cluster=options.cluster(v),
         arguments={f.name.replace("-", "_"): v[f.name] for f in own},
         **shared(v),
     )
@@ -130,7 +132,7 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
     if dry_run:
         from equipoise.job.job import prepare
 
-        show.plan(prepare(s), out)
+        show.plan(prepare(replace(s, cluster=None)), out)
         return 0
     return follow(s, out)
 

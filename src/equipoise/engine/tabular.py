@@ -417,6 +417,9 @@ class TabularEngine:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
 
+    def close(self) -> None:
+        """It started no process."""
+
 
 def _head(weights: Mapping[str, Tensor], name: str, prompt: Tensor | int, rows: Tensor) -> Tensor:
     """Of its own table, or for a projection of the logits, at these rows."""
