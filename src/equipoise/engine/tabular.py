@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,8 +265,8 @@ class TabularEngine:
         grad = self.weights["logits"].grad
         return torch.zeros_like(self.weights["logits"]) if grad is None else grad.clone()
 
-    def snapshot(self) -> None:
-        return None
+    def snapshot(self, policies: Collection[str] = ()) -> None:
+        """One process samples or learns."""
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         with torch.no_grad():

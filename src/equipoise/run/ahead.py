@@ -8,14 +8,14 @@ run (weights, ledger, stores) is as it was when the draw was launched, so that r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from equipoise.budget import Advance, Ledger
-from equipoise.protocols import Engine
+from equipoise.protocols import Engine, Sampling
 from equipoise.record import exact
 from equipoise.types import Cost, Group
 
@@ -41,7 +41,7 @@ class Sourced:
         return not self.groups and not self.dropped
 
 
-Source = Callable[[Engine, Any, Mapping[str, Sequence[Group]], int, int], list[Sourced]]
+Source = Callable[[Sampling, Any, Mapping[str, Sequence[Group]], int, int], list[Sourced]]
 
 
 @dataclass
@@ -69,12 +69,19 @@ class Draws:
     waiting: deque[Draw] = field(default_factory=deque)
     _thread: ThreadPoolExecutor | None = None
 
-    def launch(self, engine: Engine, ledger: Ledger, stores: Mapping[str, Sequence[Group]], now: int) -> None:
-        """Begin the next step's draw with the policy of step ``now``."""
+    def launch(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        stores: Mapping[str, Sequence[Group]],
+        now: int,
+        policies: Collection[str] = (),
+    ) -> None:
+        """Begin the next step's draw with the policy of step ``now``; ``policies``: others that it samples from."""
         step = now + 1 + len(self.waiting)
         advance, earlier = ledger.advance(step), list(self.waiting)
         frozen = {name: list(groups) for name, groups in stores.items()}
-        sampler = engine.snapshot()
+        sampler = engine.snapshot(policies)
 
         def draw() -> list[Sourced]:
             # When the budget no longer holds all steps in flight, drawing goes on one step at a time.

@@ -17,8 +17,8 @@ from equipoise.budget import Ledger, amounts
 from equipoise.engine.batch import count
 from equipoise.errors import Diverged
 from equipoise.keys import Key
-from equipoise.protocols import Context, Engine, State
-from equipoise.recipe import Recipe, Stage, Stream
+from equipoise.protocols import Context, Engine, Sampling, State
+from equipoise.recipe import Recipe, Stage, Stream, policies
 from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.metrics import describe
@@ -266,7 +266,7 @@ class Loop:
         return found
 
     def _source(
-        self, engine: Engine, ledger: Any, stores: Mapping[str, Sequence[Group]], step: int, launched: int
+        self, engine: Sampling, ledger: Any, stores: Mapping[str, Sequence[Group]], step: int, launched: int
     ) -> list[Sourced]:
         """All streams' sources for a step to come."""
         stage = self.recipe.stages[self.at.stage]
@@ -293,8 +293,9 @@ class Loop:
     def _launch(self, stage: Stage) -> None:
         """Begin draws of steps to come, as many as are to be on their way."""
         left = self.draws.most if stage.steps is None else stage.steps - self.at.stage_steps - 1
+        sampled = policies(need for stream in stage.streams for need in stream.source.needs)
         while len(self.draws.waiting) < min(self.draws.most, left):
-            self.draws.launch(self.engine, self.ledger, self.stores, self.at.step)
+            self.draws.launch(self.engine, self.ledger, self.stores, self.at.step, sampled)
 
     def _forgo(self, stage: Stage) -> None:
         """Record and charge what was drawn for steps that do not come."""
