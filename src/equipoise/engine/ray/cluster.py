@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -14,6 +16,12 @@ from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
 GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
+    "RAY_prestart_worker_first_driver": "0",  # every process here is asked for
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first failure is raised; those that follow from it need no mention
+    "RAY_worker_niceness": "0",  # they do the work: nothing else here goes before them
+}
 Handle = Any  # of an actor
 Ref = Any  # to a result
 Named = Mapping[str, Ref]
@@ -29,6 +37,7 @@ class Cluster:
     def __init__(self, address: str | None, processes: int, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._actors: dict[str, Handle] = {}
+        self._waits, self._idle = 0, threading.Condition()
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address, processes)
@@ -51,8 +60,8 @@ class Cluster:
             self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
             options |= {"address": "local", "num_cpus": processes, "include_dashboard": False}
             options |= {"_temp_dir": self._folder.name}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # every process here is asked for
+        for name, value in _RAY.items():
+            os.environ.setdefault(name, value)
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, failures.RayError) as cause:
@@ -70,11 +79,24 @@ class Cluster:
         return self._actors[name]
 
     def close(self) -> None:
-        """End all that was started."""
+        """End all that was started. Other threads that wait for it hear that it died before the connection ends."""
         while self._actors:
             ray.kill(self._actors.popitem()[1])
+        with self._idle:
+            self._idle.wait_for(lambda: not self._waits, GRACE_S)
         if self._own:
             ray.shutdown()
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with self._idle:
+            self._waits += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._waits -= 1
+                self._idle.notify_all()
 
     def wait(self, calls: Named, on_done: Callable[[str, Any], Named] = lambda name, result: {}) -> dict[str, Any]:
         """Results by the name of who gives them. ``on_done`` may add calls when one is done. For any thread.
@@ -83,15 +105,16 @@ class Cluster:
         names = {ref: name for name, ref in calls.items()}
         results: dict[str, Any] = {}
         end = time.monotonic() + self.deadline_s
-        while names:
-            done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
-            if not done:
-                raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
-            name = names.pop(done[0])
-            results[name] = self._result(name, done[0], names)
-            for more, ref in on_done(name, results[name]).items():
-                names[ref] = more
-                end = time.monotonic() + self.deadline_s
+        with self._waiting():
+            while names:
+                done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
+                if not done:
+                    raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
+                name = names.pop(done[0])
+                results[name] = self._result(name, done[0], names)
+                for more, ref in on_done(name, results[name]).items():
+                    names[ref] = more
+                    end = time.monotonic() + self.deadline_s
         return results
 
     def _silent(self, names: Collection[str]) -> str:
