@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise import recipes, tasks
 from equipoise.engine.batch import count, flatten
 from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import ArgumentError
@@ -198,6 +199,16 @@ def test_truncated_importance_is_taken_before_the_update_and_says_what_it_cannot
         objectives.truncated(objectives.clipped(0.2, 0.2), 0.5)
     with pytest.raises(ArgumentError, match="reads none"):
         objectives.truncated(objectives.likelihood())
+
+
+def test_truncated_importance_goes_into_any_method_that_has_advantages() -> None:
+    task = tasks.load("addition")
+    grpo = recipes.build("grpo", task)
+    [stream] = objectives.weighted(grpo, 3.0).stages[0].streams
+    assert stream.objective is not None and "min(old/mu, 3) A" in stream.objective.formula
+    assert "old/mu" not in grpo.stages[0].streams[0].objective.formula
+    with pytest.raises(ArgumentError, match="--truncate 3 weighs advantages, and sft has none"):
+        objectives.weighted(recipes.build("sft", task), 3.0)
 
 
 def test_the_first_update_has_the_score_functions_gradient_and_ratio_one() -> None:

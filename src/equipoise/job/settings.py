@@ -69,6 +69,7 @@ class Settings:
     dtype: str = "auto"
     lora_rank: int | None = None
     ahead: int = 0  # steps drawn before the policy is there that learns from them
+    truncate: float | None = None  # most weight of truncated importance sampling; None: no such weights
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own

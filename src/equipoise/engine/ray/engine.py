@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ class RayEngine(_Reader):
         super().__init__(info, text)
         self._canary = canary(info) if sampler.checked else None
         self._samplers = Samplers(cluster, crew, self._canary)
+        self._told = Published()
         self._learned = dict.fromkeys(self._learners, Cost())
         self._sampled = Cost()
         self._states = {"current": 0, **dict.fromkeys(spec.get("keep", ()), 0)}  # policy -> how often it changed
@@ -139,6 +141,17 @@ class RayEngine(_Reader):
     def published(self) -> Published:
         """Weights brought to samplers so far."""
         return self._samplers.published
+
+    def timings(self) -> dict[str, float]:
+        """Publications: how many, bytes that went to samplers, seconds, and what the canary said of the last one."""
+        now, before = self.published, self._told
+        self._told = replace(now)
+        found = {
+            "published": now.times - before.times,
+            "published_bytes": now.bytes - before.bytes,
+            "published_s": now.seconds - before.seconds,
+        }
+        return found if now.canary is None else {**found, "canary": now.canary}
 
     def close(self) -> None:
         """End all processes."""

@@ -32,7 +32,7 @@ class Published:
     times: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    canary: float = 0.0  # nats, the most that a sampler's log-probs differed from the learners'
+    canary: float | None = None  # nats, the most that a sampler's log-probs differed from the learners', the last time
 
 
 @dataclass
@@ -117,9 +117,9 @@ class Samplers:
         if self._canary is None:
             return
         calls = {name: self._every[name].handle.logprobs.remote(self._canary.ids, policy) for name in names}
-        for name, heard in self._cluster.wait(calls).items():
-            apart = self._canary.check(name, policy, weights.canary, heard)
-            self.published.canary = max(self.published.canary, apart)
+        heard = self._cluster.wait(calls)
+        said = weights.canary
+        self.published.canary = max(self._canary.check(name, policy, said, heard[name]) for name in names)
 
     def export(self, weights: Frozen, merge: bool) -> dict[str, bytes]:
         """The files of a Hugging Face folder, by name."""

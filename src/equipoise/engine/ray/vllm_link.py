@@ -40,8 +40,8 @@ class Link:
         self.pid = self._process.pid
 
     def ask(self, name: str, descriptors: tuple[int, ...] = (), **arguments: Any) -> Any:
-        """A method of ``vllm_process.Server``. Raises PeerLost; ModelError with what vLLM says, and ends the process, for
-        what it was in the middle of is not known."""
+        """A method of ``vllm_process.Server``. Raises PeerLost, and ModelError with what vLLM says: then the process is
+        ended, because nobody knows what it was in the middle of."""
         try:
             vllm_process.write(self._link, (name, arguments), descriptors)
             answer, _ = vllm_process.read(self._link)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from equipoise.errors import ArgumentError
 from equipoise.parts.objectives.over import MAX_LOG_RATIO
+from equipoise.recipe import Recipe, Stream
 from equipoise.types import Batch, Loss, Objective, Outputs
 
 
@@ -41,3 +42,22 @@ def truncated(objective: Objective, most: float = 2.0) -> Objective:
         return Loss(found.per_group, {**found.metrics, **mine})
 
     return replace(objective, loss=loss, formula=f"{objective.formula}, A := min(old/mu, {most:g}) A")
+
+
+def weighted(recipe: Recipe, most: float) -> Recipe:
+    """A method with ``truncated`` in every objective that reads an advantage. Raises ArgumentError where none does."""
+
+    if not any(_weighable(s) for stage in recipe.stages for s in stage.streams):
+        raise ArgumentError(
+            f"--truncate {most:g} weighs advantages, and {recipe.name} has none. Leave it out, or choose a method that "
+            "has a policy gradient"
+        )
+
+    def stream(s: Stream) -> Stream:
+        return replace(s, objective=truncated(s.objective, most)) if s.objective and _weighable(s) else s
+
+    return replace(recipe, stages=[replace(stage, streams=[*map(stream, stage.streams)]) for stage in recipe.stages])
+
+
+def _weighable(s: Stream) -> bool:
+    return s.objective is not None and "advantage" in s.objective.needs
