@@ -30,5 +30,5 @@ CLAIM = Claim(
     ),
     task="addition",
     knobs={"difficulty": 4},
-    budget={"flops": 4e11},
+    budget={"flops": 6e11},
 )
