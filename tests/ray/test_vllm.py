@@ -133,7 +133,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(sampler: VllmSampler) -> N
     """First tokens of many samples against their probabilities: chi-squared over those that are likely enough."""
     engine = sampler.engine
     [prompt] = asked(engine, ["say"])
-    n, warm = 600, 4.0
+    n, warm = 500, 2.0
     [group], _ = sampler.sample([prompt], n, Decoder(1, warm), keys(1), "current", 0, False)
     drawn = np.bincount([int(r.ids[0]) for r in group.responses], minlength=98)
     with torch.no_grad():
@@ -141,25 +141,21 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(sampler: VllmSampler) -> N
     common = n * p >= 5
     statistic = float((((drawn - n * p) ** 2) / (n * p))[common].sum())
     degrees = int(common.sum())
-    assert degrees > 10
+    assert degrees > 5
     assert statistic < degrees + 5 * math.sqrt(2 * degrees)
 
 
 def test_why_a_response_stopped(sampler: VllmSampler) -> None:
     engine = sampler.engine
     prompts = asked(engine, ["say a", "say b"])
-    groups, cost = sampler.sample(prompts, 24, Decoder(40, stop=("e", "ab")), keys(2), "current", 0, False)
+    groups, cost = sampler.sample(prompts, 32, Decoder(30, 1.5, stop=("e", "ab")), keys(2), "current", 0, False)
     said = [r for g in groups for r in g.responses]
-    assert {r.stop for r in said} == {"eos", "sequence", "length"} or {r.stop for r in said} >= {"sequence"}
     for r in said:
-        ended = r.ids[-1] in engine.info.eos
-        found = "e" in r.text or "ab" in r.text
+        ended, found = r.ids[-1] in engine.info.eos, "e" in r.text or "ab" in r.text
         assert r.stop == ("eos" if ended else "sequence" if found else "length")
         assert not any(k in engine.info.eos for k in r.ids[:-1].tolist())
-        assert "e" not in r.text[:-1] and (len(r.ids) == 40 or r.stop != "length")
-    assert {
-        r.stop for g in sampler.sample(prompts, 8, Decoder(400), keys(2), "current", 0, False)[0] for r in g.responses
-    } >= {"eos"}
+        assert "e" not in r.text[:-1] and (len(r.ids) == 30 or r.stop != "length")
+    assert {r.stop for r in said} == {"eos", "sequence", "length"}
     long = Prompt("long", text="", ids=(5,) * (engine.info.context - 3))
     [[full]] = [g.responses for g in sampler.sample([long], 1, Decoder(9, 0.0), keys(1), "current", 0, False)[0]]
     [[same]] = [g.responses for g in engine.sample([long], 1, Decoder(9, 0.0), keys(1))]
@@ -218,10 +214,11 @@ def test_an_environment_is_heard_between_turns(sampler: VllmSampler, monkeypatch
     assert apart(engine, groups) < CLOSE
 
 
-def test_a_function_of_logits_is_refused(sampler: VllmSampler) -> None:
-    decoder = Decoder(4, adjust=Adjust("sharper", lambda z, heads: 2 * z))
-    with pytest.raises(ArgumentError, match=r"'sharper'.*--sampler local"):
-        sampler.sample(asked(sampler.engine, ["a"]), 1, decoder, keys(1), "current", 0, False)
+def test_what_vllm_cannot_do_is_refused(sampler: VllmSampler) -> None:
+    sharper = Decoder(4, adjust=Adjust("sharper", lambda z, heads: 2 * z))
+    for decoder, said in ((sharper, "'sharper'"), (Decoder(4, 2.5), "2.5"), (Decoder(4, 0.001), "0.001")):
+        with pytest.raises(ArgumentError, match=rf"{said}.*--sampler local"):
+            sampler.sample(asked(sampler.engine, ["a"]), 1, decoder, keys(1), "current", 0, False)
 
 
 def test_adapters_are_published_alone(tmp_path: Path) -> None:

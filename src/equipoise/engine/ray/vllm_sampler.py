@@ -103,11 +103,7 @@ class VllmSampler(Sampler):
         """As an engine's. Seeds are functions of the keys; a turn that follows the environment's has one of its own."""
         self.engine.steps = steps
         try:
-            if decoder.adjust is not None:
-                raise ArgumentError(
-                    f"the decoder {decoder.adjust.name!r} is a function of logits, which vLLM does not call. Use "
-                    "--sampler local"
-                )
+            _possible(decoder)
             self._compute(policy)
             return self._groups(prompts, n, decoder, keys, policy, replies), self._cost
         finally:
@@ -143,6 +139,18 @@ class VllmSampler(Sampler):
         read = (flops.forward(info, len(p.ids or ()), flops.causal(len(p.ids or ())), 1) for p in prompts)
         self._cost += sampler.decoding_cost(info, rows) + Cost(flops=sum(read) if n else 0.0)
         return [Group(p, tuple(respond(row) for row in own)) for p, own in zip(prompts, rows, strict=True)]
+
+
+def _possible(decoder: Decoder) -> None:
+    """Raises ArgumentError for what vLLM does not do, or would silently do otherwise."""
+    if decoder.adjust is not None:
+        raise ArgumentError(
+            f"decoder {decoder.adjust.name!r} is a function of logits, which vLLM does not call. Use --sampler local"
+        )
+    if decoder.temperature != 0 and not 0.01 <= decoder.temperature <= 2:
+        raise ArgumentError(
+            f"temperature {decoder.temperature:g}: vLLM samples at 0 and from 0.01 to 2. Use --sampler local for others"
+        )
 
 
 def _request(row: Row, prompt: Prompt, key: Key, rules: Rules) -> dict[str, Any]:
