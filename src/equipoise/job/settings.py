@@ -68,6 +68,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     lora_rank: int | None = None
+    checkpointing: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own

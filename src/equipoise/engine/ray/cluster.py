@@ -31,7 +31,7 @@ class Cluster:
     """A connection to Ray, and what was started over it.
 
     With no ``address`` that of this process, if it has one; else a cluster of this machine alone, which ends with this
-    process. ``processes``: how many will be started. Raises ArgumentError.
+    process. ``processes``: how many will be started, each on a processor. Raises ArgumentError.
     """
 
     def __init__(self, address: str | None, processes: int, deadline_s: float) -> None:
@@ -50,8 +50,9 @@ class Cluster:
         if there < processes:
             self.close()
             raise ArgumentError(
-                f"{processes} processes were asked for (--learners and --samplers), and the Ray cluster has {there} "
-                "processors for them. Ask for fewer, or start it with more: `ray start --head --num-cpus N`."
+                f"{processes} processors are needed for what was asked (--learners and --samplers; or --jobs, with "
+                f"threads each), and the Ray cluster has {there}. Ask for less, or start it with more: "
+                "`ray start --head --num-cpus N`."
             )
 
     def _connect(self, address: str | None, processes: int) -> None:
