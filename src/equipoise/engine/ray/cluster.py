@@ -15,6 +15,7 @@ import ray
 from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
+OPENING_S = 300.0  # at least, for a process to load its libraries and open a model
 GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
@@ -99,23 +100,30 @@ class Cluster:
                 self._waits -= 1
                 self._idle.notify_all()
 
-    def wait(self, calls: Named, on_done: Callable[[str, Any], Named] = lambda name, result: {}) -> dict[str, Any]:
+    def wait(
+        self,
+        calls: Named,
+        on_done: Callable[[str, Any], Named] = lambda name, result: {},
+        at_least_s: float = 0.0,
+    ) -> dict[str, Any]:
         """Results by the name of who gives them. ``on_done`` may add calls when one is done. For any thread.
 
-        The first failure is raised at once. Raises PeerLost, naming who died or was silent past the deadline."""
+        The first failure is raised at once. Raises PeerLost, naming who died or was silent past the deadline, which is
+        ``at_least_s``."""
         names = {ref: name for name, ref in calls.items()}
         results: dict[str, Any] = {}
-        end = time.monotonic() + self.deadline_s
+        patience = max(self.deadline_s, at_least_s)
+        end = time.monotonic() + patience
         with self._waiting():
             while names:
                 done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
                 if not done:
-                    raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
+                    raise PeerLost(f"no answer within {patience:g} s from {self._silent(set(names.values()))}")
                 name = names.pop(done[0])
                 results[name] = self._result(name, done[0], names)
                 for more, ref in on_done(name, results[name]).items():
                     names[ref] = more
-                    end = time.monotonic() + self.deadline_s
+                    end = time.monotonic() + patience
         return results
 
     def _silent(self, names: Collection[str]) -> str:

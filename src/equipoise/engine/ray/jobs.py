@@ -7,6 +7,7 @@ the logs, which is read here: so a job that says nothing for long is noticed, wh
 from __future__ import annotations
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +87,7 @@ class _Crew:
     def start(self, name: str, spec: Mapping[str, Any], out: Path) -> None:
         news = self._logs / f"{name}.jsonl"
         news.write_bytes(b"")
-        ref = self._attempt.remote(self._run_job, dict(spec), str(out.resolve()), str(news))
+        ref = self._attempt.remote(self._run_job, dict(spec), str(out.resolve()), str(news), sys.path)
         self.running[ref] = _Running(name, news)
 
     def listen(self, silence_s: float) -> None:
@@ -138,8 +139,9 @@ class _Crew:
             ray.cancel(ref, force=True)
 
 
-def attempt(run_job: str, spec: Mapping[str, Any], out: str, news: str) -> dict[str, str]:
-    """The task: run a job and say how it ended."""
+def attempt(run_job: str, spec: Mapping[str, Any], out: str, news: str, path: Sequence[str]) -> dict[str, str]:
+    """The task: run a job and say how it ended. ``path``: where else modules may be found."""
+    sys.path += [place for place in path if place not in sys.path]
     module, _, function = run_job.partition(":")
     with open(news, "a", buffering=1) as file:
 
