@@ -296,7 +296,7 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
 def _loop(p: Prepared, folder: Folder, ledger: Ledger, report: Report, stop: Callable[[], bool]) -> Loop:
     """The loop at the start, or as the last checkpoint left it; the clock of the budget runs from here."""
     schedule = Schedule(p.points, p.evaluation, lambda key: _validate(p, key)) if p.points else None
-    options: dict[str, Any] = {"evaluation": schedule, "report": report, "stop": stop}
+    options: dict[str, Any] = {"evaluation": schedule, "report": report, "stop": stop, "ahead": p.settings.ahead}
     loop = Loop(p.recipe, p.engine, ledger, folder, p.settings.seed, **options, checkpoint_s=p.settings.checkpoint_s)
     if any((folder / "checkpoints").glob("step-*[0-9]")):
         loop.restore()

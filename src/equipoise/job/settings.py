@@ -69,6 +69,7 @@ class Settings:
     dtype: str = "auto"
     lora_rank: int | None = None
     checkpointing: bool = False
+    ahead: int = 0  # steps drawn before the policy is there that learns from them
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own
@@ -87,6 +88,7 @@ class Settings:
         _at_least("lora.rank", self.lora_rank, 1)
         _at_least("threads", self.threads, 1)
         _at_least("seed", self.seed, 0)
+        _at_least("ahead", self.ahead, 0)
 
     def json(self) -> dict[str, Any]:
         """Plain data, for TOML and for other processes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,9 @@ class LocalEngine:
             version=self.steps,
             key=key,
         )
+
+    def snapshot(self, policies: Collection[str] = ()) -> None:
+        """One process samples or learns."""
 
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         known = {"logp", *REDUCTIONS, *(f"head:{name}" for name in self._heads)}

@@ -83,6 +83,13 @@ class View(_Reader):
         self._spent += cost
         return groups
 
+    def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
+        """Raises ArgumentError: only learners read, and they are at work."""
+        raise ArgumentError(
+            f"--ahead: a source of this method reads {', '.join(needs)} of policy {policy!r} while it draws, which "
+            "only the learners can tell, and they learn meanwhile. Leave --ahead out."
+        )
+
 
 class RayEngine(_Reader):
     """Implements ``equipoise.protocols.Engine``; made by ``equipoise.engine.ray.load``. For one thread."""

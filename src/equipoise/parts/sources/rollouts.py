@@ -19,15 +19,16 @@ def sampled(
     *,
     policy: str = "current",
     among: Callable[[Context], Sequence[Prompt]] | None = None,
+    stop: tuple[str, ...] = (),
 ) -> Part:
     """``samples`` responses of a policy, the current one by default, to each of ``prompts`` training prompts.
-    ``among``: the prompts to draw from, instead of the whole split.
+    ``among``: the prompts to draw from, instead of the whole split. ``stop``: what else ends a response.
 
     Truncating samplers have no place here: the policy that is trained must be the one that sampled."""
     positive(prompts=prompts, samples=samples)
     if temperature <= 0:
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
-    decoder = Decoder(task.max_new_tokens, temperature)
+    decoder = Decoder(task.max_new_tokens, temperature, stop=stop)
     split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
@@ -53,7 +54,7 @@ def refill(draw: Part, signal: Part | None, keep: Part, rounds: int) -> Part:
     positive(rounds=rounds)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        inner, kept, wanted = state or [None, None, None], list[Group](), None
+        inner, kept, wanted = list(state or [None, None, None]), list[Group](), None
         for turn in range(rounds):
             drawn, inner[0] = draw(ctx.at(f"round {turn}") if turn else ctx, [], inner[0])
             wanted = len(drawn) if wanted is None else wanted
