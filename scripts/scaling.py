@@ -64,7 +64,8 @@ def table(head: str, rows: Iterable[str]) -> list[str]:
 
 
 def cases() -> list[str]:
-    head = "model | GPUs | prompts | learners + samplers x GPUs | s a step | tokens/s | a GPU | generate | learn | idle | bound by"
+    head = "model | GPUs | prompts | learners + samplers x GPUs | s a step | tokens/s | a GPU"
+    head += " | generate | learn | idle | bound by"
 
     def row(p: Planned) -> str:
         o = p.outcome
@@ -96,6 +97,20 @@ def ahead() -> list[str]:
 
     head = "model, 64 GPUs | ahead | best split | s a step | idle | bound by"
     return table(head, (row(model, k) for model in ("7b", "70b") for k in (0, 1, 2, 4)))
+
+
+def launching() -> list[str]:
+    """One driver against samplers that go on by themselves, on the same cluster."""
+
+    def row(model: str, gpus: int, k: int, launch: str) -> str:
+        o = plan(replace(found(model, gpus).cluster, ahead=k, launch=launch)).outcome
+        time = f"{share(o.samplers['tail'])} | {share(o.samplers['weights'])}"
+        return f"{model} on {gpus:,} | {k} | {launch} | {o.seconds_a_step:.1f} | {time}"
+
+    rows = (
+        row(*where, k, launch) for where in (("7b", 64), ("7b", 1024)) for k in (1, 2) for launch in ("driver", "free")
+    )
+    return table("cluster, split as above | ahead | launched by | s a step | tail | wait for weights", rows)
 
 
 def publication() -> list[str]:
@@ -141,7 +156,7 @@ def assumptions() -> list[str]:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
-    f.__name__: f for f in (cases, generation, ahead, publication, spread, assumptions)
+    f.__name__: f for f in (cases, generation, ahead, launching, publication, spread, assumptions)
 }
 
 

@@ -67,7 +67,7 @@ def test_fit_finds_the_law(tmp_path: Path) -> None:
     assert len(steps) == 11, "the first step is left out"
     assert found.generate == pytest.approx({"constant_s": 0.5, "token_step_s": 0.02, "token_s": 0.001})
     assert found.learn == pytest.approx({"constant_s": 0.25, "token_s": 0.004})
-    assert found.score_s == pytest.approx(0.06)
+    assert (found.score_s, found.record_s) == pytest.approx((0.04, 0.02))
     assert found.generate_error < 1e-9
     assert found.learn_error < 1e-9
 
@@ -77,7 +77,7 @@ def test_the_run_itself_is_predicted_exactly(tmp_path: Path) -> None:
     noise = np.random.default_rng(1)
     run = write_run(tmp_path / "r", lambda *_: (float(noise.uniform(1, 3)), float(noise.uniform(1, 2))))
     found, steps = calibrated(run)
-    mean = np.mean([s.generate_s + s.learn_s + s.score_s for s in steps])
+    mean = np.mean([s.generate_s + s.learn_s + s.score_s + s.record_s for s in steps])
     assert predict(found, steps, Target()).seconds_a_step == pytest.approx(mean)
 
 
@@ -91,7 +91,8 @@ def test_two_learners_halve_what_grows_with_tokens(tmp_path: Path) -> None:
 
 def test_ahead_1_takes_the_larger_side(tmp_path: Path) -> None:
     found, steps = calibrated(write_run(tmp_path / "r", lambda *_: (2.0, 1.0)))
-    assert predict(found, steps, Target(ahead=1)).seconds_a_step == pytest.approx(2.0)
+    assert predict(found, steps, Target(ahead=1)).seconds_a_step == pytest.approx(2.04)  # scored first
+    assert predict(found, steps, Target(ahead=1, launch="free")).seconds_a_step == pytest.approx(2.0)
     assert predict(found, steps, Target(ahead=1, cores=1)).seconds_a_step == pytest.approx(3.06)
 
 
@@ -111,7 +112,9 @@ def test_publication_is_half_the_learners_and_half_the_samplers(tmp_path: Path) 
     found, steps = calibrated(write_run(tmp_path / "r", lambda *_: (2.0, 1.0)))
     published = replace(found, publish_s=0.8)
     assert predict(published, steps, Target()).seconds_a_step == pytest.approx(3.06 + 0.8)
-    assert predict(published, steps, Target(ahead=1)).seconds_a_step == pytest.approx(2.0 + 0.4)
+    assert predict(published, steps, Target(ahead=1)).seconds_a_step == pytest.approx(2.04 + 0.8)
+    free = Target(ahead=1, launch="free", publish="background")
+    assert predict(published, steps, free).seconds_a_step == pytest.approx(2.0 + 0.4)
 
 
 def test_document_is_json(tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_document_is_json(tmp_path: Path) -> None:
 
 def test_runs_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="learners 2; calibration needs 1 learner"):
-        measured(write_run(tmp_path / "two", learners=2))
+        measured(write_run(tmp_path / "two", cluster={"learners": 2, "samplers": 1}))
     with pytest.raises(ArgumentError, match="ahead 1; calibration needs"):
         measured(write_run(tmp_path / "ahead", ahead=1))
     with pytest.raises(ArgumentError, match="has 3 steps with timings; calibration needs 4"):
@@ -150,7 +153,7 @@ def test_a_real_run_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert said == json.loads((tmp_path / "p" / "plan.json").read_text())
     assert (tmp_path / "p" / "plan.png").stat().st_size > 1000
     assert said["target"] == {
-        "learners": 2, "samplers": 1, "ahead": 1, "cores": 2, "exchange_s": 0.0, "held": True
+        "learners": 2, "samplers": 1, "ahead": 1, "cores": 2, "exchange_s": 0.0, "publish": "held", "launch": "driver"
     }  # fmt: skip
     lines = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
     pieces = [[line[k] for k in ("generate_s", "train_s")] for line in lines if "train_s" in line][1:]

@@ -30,7 +30,7 @@ def test_json_says_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -> N
     found = json.loads(said(capsys, f"plan {SMALL} --json"))
     assert found["cluster"]["prompts"] == 12
     assert found["gpus"] == 8
-    assert set(found["learner"]) == {"learn", "score", "publish", "groups"}
+    assert set(found["learner"]) == {"learn", "score", "record", "publish", "groups"}
     assert set(found["samplers"]) == {"generate", "tail", "weights", "swap"}
     assert set(found["gains"]) == {"generation", "learner", "publication", "one step further ahead"}
     assert sum(found["generation"].values()) == pytest.approx(1)
@@ -73,6 +73,8 @@ WRONG = {
     "plan --gpus 8 --split 8": "leaves no learner or no sampler",
     "plan --gpus 8 --split half": "expected auto or a number of learners",
     "plan --gpus 8 --split auto --learners 2": "leave learners out",
+    "plan --launch now": "no way to launch is called 'now'",
+    "plan --from nowhere --ahead -1": "ahead is -1; expected at least 0",
     "plan --cores 2": "give the run with --from as well",
     "plan --from nowhere": "is no run directory",
     "plan --from nowhere --model 7b": "--model and --from contradict each other",
@@ -83,7 +85,7 @@ WRONG = {
 
 @pytest.mark.parametrize("command", WRONG)
 def test_wrong_arguments_are_told(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status = 1 if "nowhere" in command and "--model" not in command else 2
+    status = 1 if command in ("plan --from nowhere", "plan --cluster nowhere.toml") else 2
     assert WRONG[command] in " ".join(said(capsys, command, status).split())
 
 

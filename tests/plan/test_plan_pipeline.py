@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from equipoise.plan.pipeline import LEARNER, Durations, Machine, Trace, sampler, simulate
 from equipoise.plan.report import shares, simulated, window
 
+yes = st.booleans()
 seconds = st.integers(1, 5)  # whole, so that the cycle means differ enough to win within a few steps
 
 
@@ -24,16 +25,18 @@ def constant(
         np.full((steps, samplers), generate),
         np.full(steps, learn),
         np.full(steps, score),
+        np.full(steps, float(str(more.get("record", 0.0)))),
         send,
         swap,
         bool(more.get("held", True)),
+        bool(more.get("driver", True)),
     )
 
 
-def ragged(seed: int, steps: int, samplers: int, held: bool = True) -> Durations:
+def ragged(seed: int, steps: int, samplers: int, held: bool = True, driver: bool = True) -> Durations:
     rng = np.random.default_rng(seed)
     generate, learn = rng.lognormal(0, 0.7, (steps, samplers)), rng.lognormal(0.5, 0.4, steps)
-    return Durations(generate, learn, rng.uniform(0, 0.2, steps), 0.3, 0.1, held)
+    return Durations(generate, learn, *rng.uniform(0, 0.2, (2, steps)), 0.3, 0.1, held, driver)
 
 
 def step_s(d: Durations, ahead: int, steps: int, machine: Machine | None = None) -> float:
@@ -49,37 +52,43 @@ def test_ahead_0_takes_the_sum() -> None:
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 3])
-def test_ahead_takes_the_larger_side_when_learners_send(ahead: int) -> None:
+def test_ahead_takes_the_larger_side(ahead: int) -> None:
     for generate, learn in ((5.0, 3.0), (3.0, 5.0), (4.0, 4.0)):
-        d = constant(simulated(ahead, 12), generate, learn, send=0.5, swap=0.25)
-        assert step_s(d, ahead, 12) == max(generate + 0.25, learn + 0.5)
+        free = constant(simulated(ahead, 12), generate, learn, send=0.5, swap=0.25, driver=False)
+        assert step_s(free, ahead, 12) == max(generate + 0.25, learn + 0.5)
+    driven = constant(simulated(1, 12), 5.0, 3.0, send=0.5, swap=0.25, score=0.125)
+    assert step_s(driven, 1, 12) == 0.125 + 0.5 + max(0.25 + 5.0, 3.0)  # the driver scores and sends before either side
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    generate=seconds,
-    learn=seconds,
-    send=seconds,
-    swap=seconds,
-    score=seconds,
+    **dict.fromkeys(("generate", "learn", "send", "swap", "score", "record"), seconds),
     ahead=st.integers(0, 4),
-    held=st.booleans(),
+    held=yes,
+    driver=yes,
 )
 def test_constant_durations_take_the_largest_cycle_mean(
-    generate: int, learn: int, send: int, swap: int, score: int, ahead: int, held: bool
+    generate: int, learn: int, send: int, swap: int, score: int, record: int, ahead: int, held: bool, driver: bool
 ) -> None:
-    sampling, learning = generate + swap, score + learn
-    cycles = [sampling, learning + send * held, send, (sampling + learning + send) / (ahead + 1)]
-    d = constant(160, generate, learn, send, swap, score, held=held)
+    sampling, lap = generate + swap, score + learn + record
+    if ahead == 0:
+        cycles = [sampling + lap + send]
+    elif driver:
+        cycles = [sampling, lap + send * held, send, (score + send + sampling) / ahead]
+    else:
+        cycles = [sampling, lap + send * held, send, (sampling + lap + send) / (ahead + 1)]
+    d = constant(160, generate, learn, send, swap, score, record=record, held=held, driver=driver)
     ends = simulate(d, ahead).learned
-    period = 8 * (ahead + 1)  # events repeat every ahead + 1 steps, once the first ones are forgotten
+    period = 12 * (ahead + 1)  # events repeat every ahead or ahead + 1 steps, once the first ones are forgotten
     assert (ends[-1] - ends[-1 - period]) / period == pytest.approx(max(cycles), rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), ahead=st.integers(0, 3), samplers=st.integers(1, 4), held=st.booleans())
-def test_every_step_is_sampled_by_the_version_it_should_be(seed: int, ahead: int, samplers: int, held: bool) -> None:
-    trace = simulate(ragged(seed, 9, samplers, held), ahead)
+@given(seed=st.integers(0, 10**6), ahead=st.integers(0, 3), samplers=st.integers(1, 4), held=yes, driver=yes)
+def test_every_step_is_sampled_by_the_version_it_should_be(
+    seed: int, ahead: int, samplers: int, held: bool, driver: bool
+) -> None:
+    trace = simulate(ragged(seed, 9, samplers, held, driver), ahead)
     published = {s.version: s.end for s in trace.spans if s.state == "publish"}
     for s in trace.spans:
         if s.state == "generate":
@@ -95,12 +104,13 @@ def test_every_step_is_sampled_by_the_version_it_should_be(seed: int, ahead: int
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), ahead=st.integers(0, 3), samplers=st.integers(1, 4), held=st.booleans())
-def test_work_is_conserved_and_shares_are_whole(seed: int, ahead: int, samplers: int, held: bool) -> None:
-    d = ragged(seed, simulated(ahead, 5), samplers, held)
+@given(seed=st.integers(0, 10**6), ahead=st.integers(0, 3), samplers=st.integers(1, 4), held=yes, driver=yes)
+def test_work_is_conserved_and_shares_are_whole(seed: int, ahead: int, samplers: int, held: bool, driver: bool) -> None:
+    d = ragged(seed, simulated(ahead, 5), samplers, held, driver)
     trace = simulate(d, ahead)
-    for state, expected in (("generate", d.generate.sum()), ("learn", d.learn.sum()), ("score", d.score.sum())):
-        assert sum(s.end - s.start for s in trace.spans if s.state == state) == pytest.approx(expected)
+    for state in ("generate", "learn", "score", "record"):
+        spent = sum(s.end - s.start for s in trace.spans if s.state == state)
+        assert spent == pytest.approx(getattr(d, state).sum())
     learner, every = shares(trace, window(trace, ahead, 5))
     for mine in (learner, *every):
         assert sum(mine.values()) == pytest.approx(1.0)
@@ -119,7 +129,7 @@ def test_simulation_repeats() -> None:
     which=st.sampled_from(["generate", "learn", "send_s", "swap_s"]),
 )
 def test_nothing_gets_later_when_a_part_gets_faster(seed: int, ahead: int, which: str) -> None:
-    d = ragged(seed, 9, 3, held=bool(seed % 2))
+    d = ragged(seed, 9, 3, held=bool(seed % 2), driver=bool(seed % 3))
     faster = Durations(**{**d.__dict__, which: getattr(d, which) / 2})
     assert np.all(simulate(faster, ahead).learned <= simulate(d, ahead).learned + 1e-9)
 
@@ -133,19 +143,20 @@ def test_nothing_gets_later_further_ahead() -> None:
 
 def test_a_sampler_that_ends_early_waits_in_the_tail_then_for_weights() -> None:
     steps = simulated(0, 2)
-    d = Durations(np.tile([2.0, 6.0], (steps, 1)), np.full(steps, 3.0), np.zeros(steps), 1.0, 0.0, True)
+    d = Durations(np.tile([2.0, 6.0], (steps, 1)), np.full(steps, 3.0), *np.zeros((2, steps)), 1.0, 0.0, True)
     trace = simulate(d, 0)
     learner, (first, second) = shares(trace, window(trace, 0, 2))  # ten seconds a step
-    assert learner == pytest.approx({"learn": 0.3, "score": 0.0, "publish": 0.1, "groups": 0.6})
+    assert learner == pytest.approx({"learn": 0.3, "score": 0.0, "record": 0.0, "publish": 0.1, "groups": 0.6})
     assert first == pytest.approx({"generate": 0.2, "tail": 0.4, "weights": 0.4, "swap": 0.0})
     assert second == pytest.approx({"generate": 0.6, "tail": 0.0, "weights": 0.4, "swap": 0.0})
 
 
-def test_further_ahead_a_sampler_goes_on_while_others_still_generate() -> None:
+@pytest.mark.parametrize(("driver", "expected"), [(True, 6.0), (False, 4.0)])
+def test_free_samplers_go_on_while_others_still_generate(driver: bool, expected: float) -> None:
     steps = simulated(1, 4)
     generate = np.array([[2.0, 6.0] if s % 2 else [6.0, 2.0] for s in range(steps)])
-    trace = simulate(Durations(generate, np.full(steps, 1.0), np.zeros(steps), 0.0, 0.0, True), 1)
-    assert window(trace, 1, 4).step_s < 6.0  # with ahead 0 the longer share of each step bounds: 7 a step
+    d = Durations(generate, np.full(steps, 1.0), *np.zeros((2, steps)), 0.0, 0.0, True, driver)
+    assert step_s(d, 1, 4) == expected
 
 
 # -- processes that share cores --------------------------------------------------------------------------------------

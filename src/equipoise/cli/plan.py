@@ -178,13 +178,12 @@ def _table(console: Any, title: str, o: Outcome) -> None:
 def _predict(given: dict[str, Any], v: dict[str, Any]) -> int:
     from equipoise.plan import calibrate
 
-    known = {f.name for f in fields(calibrate.Target)} | {"publish"}
+    known = {f.name for f in fields(calibrate.Target)}
     foreign = [n for n in given if n.replace("-", "_") not in known and n not in ("from", "out")]
     if foreign:
         raise ArgumentError(f"--{foreign[0]} and --from contradict each other: the run says what its pieces take")
     run = Path(given["from"])
-    asked = {n.replace("-", "_"): x for n, x in given.items() if n.replace("-", "_") in known - {"publish"}}
-    target = calibrate.Target(**asked, held=given.get("publish", "held") != "background")
+    target = calibrate.Target(**{n.replace("-", "_"): x for n, x in given.items() if n.replace("-", "_") in known})
     steps = calibrate.measured(run)
     fitted = calibrate.fit(run, steps)
     found = calibrate.predict(fitted, steps, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.errors import ArgumentError, RecordError
+from equipoise.errors import ArgumentError, RecordError, UnknownName
+from equipoise.plan.cluster import LAUNCH, PUBLISH
 from equipoise.plan.pipeline import Durations, Machine
 from equipoise.plan.report import Outcome, outcome, simulated
 from equipoise.plan.work import Draw
@@ -31,7 +33,8 @@ class Measured:
     draw: Draw
     generate_s: float
     learn_s: float
-    score_s: float  # verifiers, credit and record: what the driver does in between
+    score_s: float  # verifiers and credit
+    record_s: float
     publish_s: float
 
 
@@ -45,6 +48,7 @@ class Fit:
     generate: dict[str, float]  # constant_s; token_step_s times the longest response; token_s times all tokens
     learn: dict[str, float]  # constant_s; token_s times the tokens that the learner reads
     score_s: float  # mean
+    record_s: float  # mean
     publish_s: float  # mean; 0 where the run's timings hold none: then it is within generation
     generate_error: float  # root mean square of the residuals, as a share of the mean
     learn_error: float
@@ -71,8 +75,9 @@ def measured(run: Path) -> list[Measured]:
     """The steps of a run, without the first. Raises RecordError, and ArgumentError when it cannot be used."""
     folder = Folder(run)
     settings = folder.read_toml("run.toml")
+    cluster = {**settings, **settings.get("cluster", {})}
     for name, wanted in (("learners", 1), ("samplers", 1), ("ahead", 0)):
-        if (got := settings.get(name, wanted)) != wanted:
+        if (got := cluster.get(name, wanted)) != wanted:
             raise ArgumentError(f"{run} was run with {name} {got}; calibration needs 1 learner, 1 sampler and ahead 0")
     lines = [line for line in folder.lines("timings.jsonl") if "generate_s" in line and "train_s" in line]
     if len(lines) < WARM + LEAST:
@@ -83,11 +88,10 @@ def measured(run: Path) -> list[Measured]:
 
 
 def _step(folder: Folder, line: dict[str, Any]) -> Measured:
-    between = sum(line.get(name, 0.0) for name in ("score_s", "credit_s", "record_s"))
-    step = int(line["step"])
-    return Measured(
-        step, _drawn(folder, step), line["generate_s"], line["train_s"], between, line.get("publish_s", 0.0)
-    )
+    step, known = int(line["step"]), {"credit_s": 0.0, "score_s": 0.0, "record_s": 0.0, "publish_s": 0.0, **line}
+    score_s = known["score_s"] + known["credit_s"]
+    rest = known["record_s"], known["publish_s"]
+    return Measured(step, _drawn(folder, step), line["generate_s"], line["train_s"], score_s, *rest)
 
 
 def _drawn(folder: Folder, step: int) -> Draw:
@@ -126,6 +130,7 @@ def fit(run: Path, steps: Sequence[Measured]) -> Fit:
         generate=dict(zip(("constant_s", "token_step_s", "token_s"), generate, strict=True)),
         learn=dict(zip(("constant_s", "token_s"), learn, strict=True)),
         score_s=float(np.mean([s.score_s for s in steps])),
+        record_s=float(np.mean([s.record_s for s in steps])),
         publish_s=float(np.mean([s.publish_s for s in steps])),
         generate_error=generate_error,
         learn_error=learn_error,
@@ -154,7 +159,18 @@ class Target:
     ahead: int = 0
     cores: int | None = None  # of the one machine that all share; None: nobody waits for a core
     exchange_s: float = 0.0  # a step, that ranks wait for each other's weights and gradients; one rank cannot show it
-    held: bool = True
+    publish: str = "held"
+    launch: str = "driver"
+
+    def __post_init__(self) -> None:
+        least = {"learners": 1, "samplers": 1, "ahead": 0, "cores": 1, "exchange_s": 0.0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and not smallest <= value < math.inf:
+                raise ArgumentError(f"{name} is {value!r}; expected at least {smallest:g}")
+        for name, known in (("publish", PUBLISH), ("launch", LAUNCH)):
+            if getattr(self, name) not in known:
+                raise UnknownName(f"way to {name}", getattr(self, name), known)
 
 
 def predict(f: Fit, steps: Sequence[Measured], target: Target) -> Outcome:
@@ -172,9 +188,11 @@ def predict(f: Fit, steps: Sequence[Measured], target: Target) -> Outcome:
         generate=np.array(generate),
         learn=np.array([s.learn_s * ratio + more for s, ratio in zip(played, ratios, strict=True)]),
         score=np.array([s.score_s for s in played]),
+        record=np.array([s.record_s for s in played]),
         send_s=f.publish_s / 2,  # half to leave the learners, half to enter a sampler
         swap_s=f.publish_s / 2,
-        held=target.held,
+        held=target.publish == "held",
+        driver=target.launch == "driver",
     )
     threads = f.threads, f.threads * target.learners
     machine = Machine(target.cores, *threads) if target.cores is not None else None

@@ -13,6 +13,7 @@ from equipoise.plan import hardware
 from equipoise.plan.hardware import Gpu, Shape
 
 PUBLISH = ("held", "background")
+LAUNCH = ("driver", "free")
 
 
 def _of(default: Any, help: str) -> Any:
@@ -45,6 +46,7 @@ class Cluster:
     micro_tokens: int = _of(16384, "of a micro-batch of one rank")
     trainable: float = _of(1.0, "share of the parameters; below 1: an adapter on frozen weights")
     publish: str = _of("held", "held: learners wait while they send weights; background: they go on from a copy")
+    launch: str = _of("driver", "driver: one launches each step on all samplers at once; free: each goes on by itself")
     senders: int | None = _of(None, "links that send weights (default: one of each learner; 1: gathered first)")
     swap_s: float = _of(0.5, "for a sampler to take weights at a launch: pause, load, clear its prefix cache")
     latency_s: float = _of(0.05, "of a publication, beside its bytes")
@@ -64,6 +66,8 @@ class Cluster:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected a share above 0 and at most 1")
         if self.publish not in PUBLISH:
             raise UnknownName("way to publish", str(self.publish), PUBLISH)
+        if self.launch not in LAUNCH:
+            raise UnknownName("way to launch", str(self.launch), LAUNCH)
         if self.senders is not None and self.senders > self.learners:
             raise ArgumentError(f"senders is {self.senders} of {self.learners} learners; expected at most as many")
         if self.response_tokens > self.response_max:

@@ -16,6 +16,7 @@ COLOURS = {
     "generate": PALETTE[0],
     "learn": PALETTE[2],
     "score": PALETTE[3],
+    "record": PALETTE[5],
     "publish": PALETTE[1],
     "swap": PALETTE[4],
 }

@@ -1,10 +1,19 @@
 """The pipeline, event by event: samplers, learners, and the weights that go from these to those.
 
 Step s is sampled by version max(0, s - ahead), where version v has learned steps 0 to v - 1. A sampler takes weights
-only between launches. The learner takes steps in order, each when its last response is there. With constant durations
-the seconds a step are the largest mean over a cycle of waits:
+only between launches. Steps are learned in order, each when its last response is there. Who launches:
 
-    generate + swap        learn [+ send, held]        send        (swap + generate + learn + send) / (ahead + 1)
+- "driver": one program scores a step, then sends the weights as they are and launches the draw of ``ahead`` steps later
+  on all samplers, then learns. Samplers begin a draw together. This is Equipoise's own order.
+- "free": weights leave as soon as they are learned, and a sampler goes on by itself when they are there.
+
+With constant durations and one sampler, seconds a step are the largest mean over a cycle of waits, where a lap is
+L = score + learn + record [+ send, when learners are held meanwhile]:
+
+    generate + swap,   L,   send   and   driver: (score + send + swap + generate) / ahead
+                                         free: (swap + generate + score + learn + record + send) / (ahead + 1)
+
+and with ahead = 0 their sum.
 """
 
 from __future__ import annotations
@@ -34,10 +43,12 @@ class Durations:
 
     generate: Floats  # [steps, samplers]
     learn: Floats  # [steps]
-    score: Floats  # [steps] by the learner's side, before it learns
+    score: Floats  # [steps] by the driver, before learning
+    record: Floats  # [steps] by the driver, after learning
     send_s: float  # a version from the learners
     swap_s: float  # a version into a sampler at its launch
     held: bool  # learners wait while they send
+    driver: bool = True  # launched by one driver; False: free
 
     @property
     def steps(self) -> int:
@@ -90,18 +101,20 @@ def simulate(d: Durations, ahead: int, machine: Machine | None = None) -> Trace:
 class _Pipeline:
     def __init__(self, d: Durations, ahead: int, machine: Machine | None) -> None:
         self.d, self.ahead = d, ahead
+        self.driver = d.driver and ahead > 0  # without steps ahead both come to the same
         self.env = simpy.Environment()
         self.cores = _Cores(self.env, machine.cores) if machine else None
         self.machine = machine or Machine(1)
         samplers = d.generate.shape[1]
-        self.ready = [self.env.event() for _ in range(d.steps + 1)]  # versions that samplers may take
+        self.ready = [self.env.event() for _ in range(d.steps + 1)]  # when samplers may take a version
         self.there = [[self.env.event() for _ in range(samplers)] for _ in range(d.steps)]
         self.link = simpy.Resource(self.env, 1)
         self.spans: list[Span] = []
         self.drawn, self.learned = np.zeros((d.steps, samplers)), np.zeros(d.steps)
 
     def play(self) -> Trace:
-        self.ready[0].succeed()
+        if not self.driver:
+            self.ready[0].succeed()
         for i in range(self.d.generate.shape[1]):
             self.env.process(self._sampler(i))
         self.env.process(self._learner())
@@ -117,7 +130,10 @@ class _Pipeline:
         who, threads, holds = sampler(i), self.machine.sampler, 0
         for step in range(self.d.steps):
             version = max(0, step - self.ahead)
-            yield self.ready[version]
+            if step or not self.driver:  # the first draw of a driver is launched at once
+                yield self.ready[version]
+            if step and self.driver:
+                yield self.env.all_of(self.there[step - 1])
             if version != holds:
                 yield from self._busy(who, "swap", step, version, self.d.swap_s, threads)
                 holds = version
@@ -130,13 +146,23 @@ class _Pipeline:
         for step in range(self.d.steps):
             yield self.env.all_of(self.there[step])
             yield from self._busy(LEARNER, "score", step, step, float(self.d.score[step]), 1)
+            if self.driver:
+                yield from self._publish(step)
             yield from self._busy(LEARNER, "learn", step, step, float(self.d.learn[step]), threads)
             self.learned[step] = self.env.now
-            sending = self.env.process(self._send(step + 1))
-            if self.d.held:
-                yield sending
+            yield from self._busy(LEARNER, "record", step, step, float(self.d.record[step]), 1)
+            if not self.driver:
+                yield from self._publish(step + 1)
+
+    def _publish(self, version: int) -> Waits:
+        sending = self.env.process(self._send(version))
+        if self.d.held:
+            yield sending
 
     def _send(self, version: int) -> Waits:
+        if version == 0:  # all begin with it
+            self.ready[0].succeed()
+            return
         with self.link.request() as turn:
             yield turn
             who = LEARNER if self.d.held else "link"

@@ -14,7 +14,7 @@ from equipoise.plan.roofline import Learned, Roofline
 from equipoise.plan.work import Draw, draw, equal
 
 SAMPLER_STATES = ("generate", "tail", "weights", "swap")
-LEARNER_STATES = ("learn", "score", "publish", "groups")
+LEARNER_STATES = ("learn", "score", "record", "publish", "groups")
 BALANCED = 0.02  # gains below this share say that no single part bounds the whole
 
 
@@ -184,9 +184,11 @@ def durations(rates: Roofline, draws: Sequence[Draw]) -> Durations:
         generate=np.array(generate),
         learn=np.array([rates.learn(d).seconds for d in draws]),
         score=np.full(len(draws), c.score_s),
+        record=np.zeros(len(draws)),
         send_s=rates.send_s,
         swap_s=c.swap_s,
         held=c.publish == "held",
+        driver=c.launch == "driver",
     )
 
 
