@@ -30,10 +30,12 @@ BASE = Cluster()
 
 @cache
 def tried(model: str, gpus: int, prompts: int = BASE.prompts, **more: float) -> tuple[Tried, ...]:
+    """All splits; of what is changed from the base, only those with samplers of the size that is best there."""
+    size = best(tried(model, gpus)).sampler_gpus if more or prompts != BASE.prompts else None
     c = Cluster(model=model, prompts=prompts, **more)  # type: ignore[arg-type]
     if least_learners(c) >= gpus:
         c = replace(c, trainable=ADAPTER)
-    return tuple(search(c, gpus))
+    return tuple(search(c, gpus, size))
 
 
 @cache

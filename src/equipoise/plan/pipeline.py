@@ -107,7 +107,8 @@ class _Pipeline:
         self.machine = machine or Machine(1)
         samplers = d.generate.shape[1]
         self.ready = [self.env.event() for _ in range(d.steps + 1)]  # when samplers may take a version
-        self.there = [[self.env.event() for _ in range(samplers)] for _ in range(d.steps)]
+        self.there = [self.env.event() for _ in range(d.steps)]  # when all samplers have generated a step
+        self.missing = [samplers] * d.steps
         self.link = simpy.Resource(self.env, 1)
         self.spans: list[Span] = []
         self.drawn, self.learned = np.zeros((d.steps, samplers)), np.zeros(d.steps)
@@ -133,18 +134,20 @@ class _Pipeline:
             if step or not self.driver:  # the first draw of a driver is launched at once
                 yield self.ready[version]
             if step and self.driver:
-                yield self.env.all_of(self.there[step - 1])
+                yield self.there[step - 1]
             if version != holds:
                 yield from self._busy(who, "swap", step, version, self.d.swap_s, threads)
                 holds = version
             yield from self._busy(who, "generate", step, holds, float(self.d.generate[step, i]), threads)
             self.drawn[step, i] = self.env.now
-            self.there[step][i].succeed()
+            self.missing[step] -= 1
+            if not self.missing[step]:
+                self.there[step].succeed()
 
     def _learner(self) -> Waits:
         threads = self.machine.learner
         for step in range(self.d.steps):
-            yield self.env.all_of(self.there[step])
+            yield self.there[step]
             yield from self._busy(LEARNER, "score", step, step, float(self.d.score[step]), 1)
             if self.driver:
                 yield from self._publish(step)
