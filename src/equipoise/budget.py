@@ -9,6 +9,7 @@ test is recorded and not charged. Work redone after a crash is recorded as lost 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -100,7 +101,9 @@ class Ledger:
     by: dict[str, Cost] = field(default_factory=dict)  # purpose -> cost
     lost: Cost = field(default_factory=Cost)
     step: int = 0
+    advances: list[Advance] = field(default_factory=list)  # reserved by draws for later steps, in their order
     _started: float | None = None
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def spent(self) -> Cost:
@@ -123,31 +126,56 @@ class Ledger:
     def charge(self, what: str, cost: Cost) -> None:
         """Book ``cost`` under a purpose."""
         self.by[what] = self.by.get(what, Cost()) + cost
-        self._write("charge", what, cost)
+        self.journal(self.step, "charge", what, cost)
 
     def reserve(self, bounds: Sequence[Cost]) -> tuple[int, Cost]:
-        """Charge the longest prefix of ``bounds`` that fits, until ``settle``; say how many and how much that was."""
-        have = amounts(self.spent, self.prices)
-        fitting, total = 0, Cost()
-        for bound in bounds:
-            wanted = amounts(total + bound, self.prices)
-            if any(have[u] + wanted[u] > self.ceiling * limit for u, limit in self.budget.limits().items()):
-                break
-            fitting, total = fitting + 1, total + bound
+        """Charge the longest prefix of ``bounds`` that fits, until ``settle``; say how many and how much that was.
+
+        What draws for later steps have reserved is taken as spent: this waits until they are done."""
+        for advance in self.advances:
+            advance.ready()
+        held = sum((a.reserved for a in self.advances), self.spent)
+        fitting, total = self.fitting(held, self.ceiling, bounds)
         if fitting:
             self.charge("reserved", total)
         return fitting, total
+
+    def fitting(self, spent: Cost, ceiling: float, bounds: Sequence[Cost]) -> tuple[int, Cost]:
+        """How many of ``bounds`` fit below a share of the limits when ``spent`` is gone, and their sum."""
+        have, limits = amounts(spent, self.prices), self.budget.limits()
+        fitting, total = 0, Cost()
+        for bound in bounds:
+            wanted = amounts(total + bound, self.prices)
+            if any(have[u] + wanted[u] > ceiling * limit for u, limit in limits.items()):
+                break
+            fitting, total = fitting + 1, total + bound
+        return fitting, total
+
+    def advance(self, step: int) -> Advance:
+        """The ledger as a draw for a later step may see it, whatever is booked here meanwhile."""
+        self.advances.append(Advance(self, step, self.spent, self.ceiling, tuple(self.advances)))
+        return self.advances[-1]
+
+    def join(self, advance: Advance) -> None:
+        """The draw's step has come: what it reserved is reserved here, until ``settle``."""
+        self.advances.remove(advance)
+        if advance.reserved != Cost():
+            self.by["reserved"] = self.by.get("reserved", Cost()) + advance.reserved
 
     def settle(self, actual: Mapping[str, Cost]) -> None:
         """Book what was really spent, by purpose, in place of everything reserved."""
         reserved = self.by.pop("reserved", Cost())
         for what, cost in actual.items():
             self.by[what] = self.by.get(what, Cost()) + cost
-        self._write("settle", "+".join(actual), sum(actual.values(), Cost()) - reserved)
+        self.journal(self.step, "settle", "+".join(actual), sum(actual.values(), Cost()) - reserved)
 
     def fraction(self) -> float:
         """Share of the budget spent: the largest over its limits. Deterministic unless seconds are limited."""
-        have = amounts(self.spent, self.prices)
+        return self.share(self.spent)
+
+    def share(self, cost: Cost) -> float:
+        """A cost as a share of the budget: the largest over its limits."""
+        have = amounts(cost, self.prices)
         return max((have[u] / limit for u, limit in self.budget.limits().items()), default=0.0)
 
     def unspent(self) -> dict[str, float]:
@@ -162,26 +190,83 @@ class Ledger:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"by": {w: asdict(c) for w, c in self.by.items()}, "running": self._running()}
+        return {
+            "by": {w: asdict(c) for w, c in self.by.items()},
+            "running": self._running(),
+            "advances": [{"step": a.step, "reserved": asdict(a.reserved)} for a in self.advances],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The spending of a checkpoint; what the journal shows beyond it is lost work, booked as such."""
         self.by = {w: Cost(**c) for w, c in state["by"].items()}
         if state["running"]:
             self.by["clock"] = self.by.get("clock", Cost()) + Cost(seconds=state["running"])
+        self.advances = []
+        for kept in state.get("advances", ()):
+            self.advance(kept["step"]).reserved = Cost(**kept["reserved"])
 
     def book_lost(self, journalled: Cost) -> None:
-        """``journalled``: every charge less every refund in the journal, earlier losses taken off."""
-        charged = sum((c for w, c in self.by.items() if w != "clock"), Cost())
-        self.lost = journalled - charged
-        if self.lost != Cost(labels=self.lost.labels) or any(self.lost.labels.values()):
-            self._write("lost", "redone after a crash", self.lost)
+        """``journalled``: every charge less every refund in the journal, earlier losses taken off.
 
-    def _write(self, event: str, what: str, cost: Cost) -> None:
+        Where a step that was drawn before the checkpoint was settled after it, its refund is journalled already and
+        will be once more: what is held for it is charged again."""
+        charged = sum((c for w, c in self.by.items() if w != "clock"), Cost())
+        charged = sum((a.reserved for a in self.advances), charged)
+        self.lost, again = _above(journalled, charged), _above(charged, journalled)
+        if self.lost != Cost():
+            self.journal(self.step, "lost", "redone after a crash", self.lost)
+        if again != Cost():
+            self.journal(self.step, "charge", "held again after a crash", again)
+
+    def journal(self, step: int, event: str, what: str, cost: Cost) -> None:
+        """Write a line, before what it stands for is done."""
         if self.file is not None:
-            line = {"step": self.step, "event": event, "what": what, **asdict(cost)}
-            self.file.write(json.dumps(line, sort_keys=True) + "\n")
-            self.file.flush()
+            line = {"step": step, "event": event, "what": what, **asdict(cost)}
+            with self._writing:  # draws for later steps may come from another thread
+                self.file.write(json.dumps(line, sort_keys=True) + "\n")
+                self.file.flush()
+
+
+def _above(a: Cost, b: Cost) -> Cost:
+    """By how much ``a`` is above ``b`` in each unit; labels that are equal are left out."""
+    d = a - b
+    labels = {kind: n for kind, n in d.labels.items() if n > 0}
+    plain = (max(d.generated_tokens, 0), max(d.trained_tokens, 0), max(d.flops, 0.0))
+    return Cost(*plain, labels, max(d.judge_calls, 0), max(d.seconds, 0.0))
+
+
+@dataclass(eq=False)
+class Advance:
+    """A ledger for a draw made ahead of its step, while earlier steps are being learned.
+
+    It sees what was spent when it was made and what draws before it (``earlier``) have reserved by the time that it is
+    used: nothing that depends on which of two threads was faster. ``ready`` waits until the draw is done.
+    """
+
+    ledger: Ledger
+    step: int
+    spent: Cost
+    ceiling: float
+    earlier: tuple[Advance, ...]
+    reserved: Cost = field(default_factory=Cost)
+    ready: Callable[[], None] = lambda: None
+
+    def charge(self, what: str, cost: Cost) -> None:
+        """Book ``cost``; it stays reserved until the step is settled."""
+        self.reserved = self.reserved + cost
+        self.ledger.journal(self.step, "charge", what, cost)
+
+    def reserve(self, bounds: Sequence[Cost]) -> tuple[int, Cost]:
+        """As the ledger's."""
+        held = sum((a.reserved for a in self.earlier), self.spent + self.reserved)
+        fitting, total = self.ledger.fitting(held, self.ceiling, bounds)
+        if fitting:
+            self.charge("reserved", total)
+        return fitting, total
+
+    def fraction(self) -> float:
+        """Share of the budget that was spent when the draw was begun."""
+        return self.ledger.share(self.spent)
 
 
 def journalled(path: Path) -> tuple[Cost, Cost]:

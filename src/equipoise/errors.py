@@ -13,6 +13,7 @@ A message says what was got, what was expected, where, and how to fix it.
       VerifierFailure (RuntimeError)   too large a share of verdicts failed (never a reward of 0)
       PreflightStop (RuntimeError)     eight prompts showed that the run would be wasted
       Diverged (RuntimeError)          NaN or infinity in a loss, gradient or weight
+      PeerLost (RuntimeError)          a process of a cluster died, or did not answer in time
       RecordError (RuntimeError)       a run directory or checkpoint that is damaged, foreign or in use
 """
 
@@ -82,6 +83,10 @@ class PreflightStop(EquipoiseError, RuntimeError):
 
 class Diverged(EquipoiseError, RuntimeError):
     """NaN or infinity in a loss, a gradient or a weight."""
+
+
+class PeerLost(EquipoiseError, RuntimeError):
+    """A process of a cluster died, or did not answer within its deadline; says which one."""
 
 
 class RecordError(EquipoiseError, RuntimeError):

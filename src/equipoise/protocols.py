@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,8 @@ Environment = Callable[
 ]  # what the policy hears after a finished turn, if anything
 
 
-class Engine(Protocol):
-    """The only code that touches model tensors."""
+class Sampling(Protocol):
+    """What can be asked of policies without learning: the part of an engine that sources use."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -61,6 +61,15 @@ class Engine(Protocol):
         """``n`` responses to each encoded prompt, one group a prompt, in order. Sample ``i`` of prompt ``j`` draws
         its tokens from ``keys[j] / i``. ``reply``: hears each finished turn, and what it says the policy hears next."""
 
+
+class Engine(Sampling, Protocol):
+    """The only code that touches model tensors."""
+
+    def snapshot(self, policies: Collection[str] = ()) -> Sampling | None:
+        """What samples with today's weights from another thread while this engine learns, and meters what it spends
+        itself: of the current policy, those named here and all that were sampled from before. None where sampling and
+        learning take turns anyway."""
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         """Without gradient, per group and response [n] (0 where untrained): "logp", "entropy", "logsumexp",
         "head:<name>"."""
@@ -89,6 +98,9 @@ class Engine(Protocol):
 
     def export(self, folder: Path, merge: bool = True) -> None:
         """The policy as a plain Hugging Face folder with tokenizer and template."""
+
+    def close(self) -> None:
+        """End the processes that it started, if any. It may be called again."""
 
 
 class Ledger(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def _from_checkpoint(run: Path, folder: Path, merge: bool) -> None:
     from equipoise.job.job import prepare, saved
     from equipoise.record import checkpoint
 
-    engine = prepare(saved(run)).engine
+    engine = prepare(replace(saved(run), cluster=None)).engine  # one process will do, whatever trained it
     engine.load(checkpoint.newest(run / "checkpoints") / "engine")
     engine.export(folder, merge=merge)
 

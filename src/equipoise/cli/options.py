@@ -8,15 +8,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, get_args, get_origin
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
 from equipoise import recipes, tasks
 from equipoise.budget import UNITS, Budget, Prices, flag
 from equipoise.engine.optimiser import Optimiser
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, UnknownName
+from equipoise.job.settings import Cluster
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
@@ -181,6 +182,42 @@ _OPTIMISER_HELP = {
 def of_optimiser() -> list[Flag]:
     """--optimiser.<setting>."""
     return [Flag(f"optimiser.{flag(f.name)}", float, f.default, _OPTIMISER_HELP[f.name]) for f in fields(Optimiser)]
+
+
+_ENGINES = ("local", "ray")
+_CLUSTER_HELP = {
+    "learners": "ranks that hold the model between them (default: 1)",
+    "samplers": "processes that sample, with a whole model each (default: 1)",
+    "sampler": "what they sample with: local, the native sampler, or vllm (default: local)",
+    "ray_address": '"auto" or host:port of a running cluster (default: one is started for the run)',
+    "retries": "how often to go on by itself from the last checkpoint when a process was lost (default: 3)",
+    "deadline_s": "seconds that any answer of a process may take (default: 1800)",
+}
+
+
+def of_engine(default: str | None = "local") -> list[Flag]:
+    """--engine and what describes a cluster, which has no defaults here, so that what was given is known."""
+    hint = "local: this process; ray: learners and samplers as processes of a Ray cluster"
+    kinds = get_type_hints(Cluster)
+    own = [Flag(flag(f.name), kinds[f.name] | None, None, f"of ray: {_CLUSTER_HELP[f.name]}") for f in fields(Cluster)]
+    return [Flag("engine", str if default else str | None, default, hint), *own]
+
+
+def cluster(values: Mapping[str, Any], before: Cluster | None = None) -> Cluster | None:
+    """What the flags of ``of_engine`` say, of a run that had ``before``. Raises ArgumentError where they contradict."""
+    engine = values["engine"] or ("ray" if before else "local")
+    if engine not in _ENGINES:
+        raise UnknownName("engine", engine, _ENGINES)
+    given = {f.name: values[flag(f.name)] for f in fields(Cluster) if values[flag(f.name)] is not None}
+    if engine == "ray":
+        return replace(before or Cluster(), **given)
+    if given:
+        name, value = next(iter(given.items()))
+        raise ArgumentError(
+            f"--{flag(name)} {value} describes a cluster, and --engine is local. Add --engine ray, or leave "
+            f"--{flag(name)} out."
+        )
+    return None
 
 
 def under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def main(args: Sequence[str]) -> int:
     flags = [
         Flag("dir", str, help="a run directory, or a trial's", positional=True),
         Flag("jobs", int, 2, "of a trial: processes"),
-        Flag("allow", tuple[str, ...], (), "'world': go on under other threads or versions than before"),
+        Flag("allow", tuple[str, ...], (), "'world': go on under other threads, processes or versions than before"),
+        *options.of_engine(None),
     ]
     v = options.parse("equipoise resume", "Go on from the last checkpoint; finished parts are skipped.", flags, args)
     folder = Path(v["dir"])
@@ -30,7 +31,8 @@ def main(args: Sequence[str]) -> int:
         print(f"{folder} is finished.")
         show.outcome(folder)
         return 0
-    return train.follow(replace(s, allow=(*s.allow, *v["allow"])), folder)
+    s = replace(s, allow=(*s.allow, *v["allow"]), cluster=options.cluster(v, s.cluster))
+    return train.follow(s, folder)
 
 
 def conclude(folder: Path, interrupted: bool) -> int:

@@ -25,6 +25,7 @@ def common() -> list[Flag]:
         Flag("device", str, "auto", "auto, cpu, cuda or mps"),
         Flag("dtype", str, "auto", "of the matrix products: auto, float32 or bfloat16; weights stay float32"),
         Flag("lora.rank", int | None, None, "train low-rank adapters of this rank instead of all weights"),
+        Flag("ahead", int, 0, "draw each step with the policy of so many steps before, to sample while it learns"),
         Flag("eval.points", int | None, None, "evaluations on validation during training, charged (default: up to 5)"),
         Flag("eval.items", int, 64, "validation items"),
         Flag("eval.samples", int, 4, "samples an item"),
@@ -44,6 +45,7 @@ def shared(v: Mapping[str, Any]) -> dict[str, Any]:
         "device": v["device"],
         "dtype": v["dtype"],
         "lora_rank": v["lora.rank"],
+        "ahead": v["ahead"],
         "eval": EvalSettings(v["eval.points"], v["eval.items"], v["eval.samples"]),
         "allow": tuple(v["allow"]),
         "preflight": v["preflight"],
@@ -74,6 +76,7 @@ def main(args: Sequence[str]) -> int:
         Flag("track", str | None, None, "tensorboard, wandb or trackio"),
         Flag("test.start", bool, True, "test the start model too"),
         Flag("dry-run", bool, False, "print what would run, and run nothing"),
+        *options.of_engine(),
         *options.of_task(args),
         *own,
     ]
@@ -87,6 +90,7 @@ def main(args: Sequence[str]) -> int:
         track=v["track"],
         threads=v["threads"],
         test=TestSettings(v["test.items"], v["test.samples"], v["test.start"]),
+        cluster=options.cluster(v),
         arguments={f.name.replace("-", "_"): v[f.name] for f in own},
         **shared(v),
     )
@@ -128,7 +132,7 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
     if dry_run:
         from equipoise.job.job import prepare
 
-        show.plan(prepare(s), out)
+        show.plan(prepare(replace(s, cluster=None)), out)
         return 0
     return follow(s, out)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,6 +265,9 @@ class TabularEngine:
         grad = self.weights["logits"].grad
         return torch.zeros_like(self.weights["logits"]) if grad is None else grad.clone()
 
+    def snapshot(self, policies: Collection[str] = ()) -> None:
+        """One process samples or learns."""
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         with torch.no_grad():
             out = self._outputs(groups, self._weights(policy), reductions(needs))
@@ -413,6 +416,9 @@ class TabularEngine:
     def export(self, folder: Path, merge: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
+
+    def close(self) -> None:
+        """It started no process."""
 
 
 def _head(weights: Mapping[str, Tensor], name: str, prompt: Tensor | int, rows: Tensor) -> Tensor:

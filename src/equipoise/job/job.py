@@ -15,9 +15,10 @@ from typing import Any
 
 from equipoise import recipes, tasks
 from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
-from equipoise.errors import ArgumentError, BudgetError, RecordError
+from equipoise.errors import ArgumentError, BudgetError, PeerLost, RecordError
 from equipoise.job import preflight
 from equipoise.job.costs import smallest_step
+from equipoise.job.engines import open_engine, processes
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.signals import judge
@@ -55,7 +56,7 @@ class Prepared:
 
 def prepare(s: Settings) -> Prepared:
     """Load task and model, build the recipe, settle the budget. Raises what is wrong with any of them."""
-    from equipoise.engine.local import deterministic, load
+    from equipoise.engine.local import deterministic
 
     recipes.method(s.method)  # misspelt names are told before anything slow happens
     preflight.known(s.allow)
@@ -65,15 +66,16 @@ def prepare(s: Settings) -> Prepared:
     recipe = recipes.build(s.method, task, **s.arguments)
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
-    engine = load(
-        s.model,
-        device=s.device,
-        dtype=s.dtype,
-        lora_rank=s.lora_rank,
-        seed=s.seed,
-        heads=recipe.heads,
-        optimiser=s.optimiser,
-    )
+    engine = open_engine(s, recipe.heads)
+    try:
+        return _fitted(s, task, recipe, engine, budget)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _fitted(s: Settings, task: Task, recipe: Recipe, engine: Engine, budget: Budget) -> Prepared:
+    """Held against the model: what it cannot read, or the budget cannot pay, is told here."""
     task = fitted(task, engine, s)
     recipe = recipes.build(s.method, task, **s.arguments)  # on the rows that are left
     _testable(task, s)
@@ -211,6 +213,7 @@ def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
             return
         stack.enter_context(heard_by(report))
         prepared = prepare(s)  # first: what cannot run leaves no directory in the way of the next try
+        stack.callback(prepared.engine.close)
         for split, asked in _asked(s, 0 if only_start else prepared.points).items():
             if (short := shortfall(prepared.task, split, asked)) is not None:
                 report({"event": "say", "text": short})
@@ -225,7 +228,7 @@ def run_job(spec: Mapping[str, Any], out: Path, report: Report) -> None:
             _finish(prepared, folder, "not trained", Ledger(prepared.budget), report, start=False)
         else:
             report({"event": "say", "text": _begun(prepared)})
-            _train(prepared, folder, report, stack)
+            _persist(prepared, folder, report, stack)
 
 
 def _begun(p: Prepared) -> str:
@@ -234,6 +237,24 @@ def _begun(p: Prepared) -> str:
     rare = " (the budget pays for no more; --eval.points asks for them)" if p.settings.eval.points is None else ""
     often = f"up to {p.points} evaluations on the way{rare if p.points < EVAL_POINTS else ''}"
     return f"budget: {p.budget}{own}; {often}"
+
+
+def _persist(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> None:
+    """Train; where a process of a cluster is lost, open the engine anew and go on from the last checkpoint."""
+    retries = p.settings.cluster.retries if p.settings.cluster else 0
+    for left in range(retries, -1, -1):
+        try:
+            if left < retries:
+                p = replace(p, engine=open_engine(p.settings, p.recipe.heads))
+                stack.callback(p.engine.close)
+            _train(p, folder, report, stack)
+            return
+        except PeerLost as lost:
+            p.engine.close()
+            if not left:
+                raise PeerLost(f"{lost}; go on with: equipoise resume {folder.path}") from lost
+            often = f"retry {retries - left + 1} of {retries}"
+            report({"event": "say", "text": f"{lost}; going on from the last checkpoint ({often})"})
 
 
 def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> None:
@@ -267,7 +288,7 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
 def _loop(p: Prepared, folder: Folder, ledger: Ledger, report: Report, stop: Callable[[], bool]) -> Loop:
     """The loop at the start, or as the last checkpoint left it; the clock of the budget runs from here."""
     schedule = Schedule(p.points, p.evaluation, lambda key: _validate(p, key)) if p.points else None
-    options: dict[str, Any] = {"evaluation": schedule, "report": report, "stop": stop}
+    options: dict[str, Any] = {"evaluation": schedule, "report": report, "stop": stop, "ahead": p.settings.ahead}
     loop = Loop(p.recipe, p.engine, ledger, folder, p.settings.seed, **options, checkpoint_s=p.settings.checkpoint_s)
     if any((folder / "checkpoints").glob("step-*[0-9]")):
         loop.restore()
@@ -387,6 +408,7 @@ def resolved(p: Prepared) -> dict[str, Any]:
         "revision": p.engine.info.revision,
         "dtype": p.engine.info.dtype,
         "device": p.engine.info.device,
+        "processes": processes(p.settings),
         "fingerprint": p.task.fingerprint,
         "threads": torch.get_num_threads(),
         "versions": {"equipoise": metadata.version("equipoise"), **versions},
@@ -418,7 +440,8 @@ def _same_world(folder: Folder, p: Prepared) -> None:
         )
     if "world" in p.settings.allow:
         return
-    for what in ("threads", "dtype", "device", "versions"):
+    then.setdefault("processes", processes(replace(p.settings, cluster=None)))  # before there were others
+    for what in ("threads", "dtype", "device", "processes", "versions"):
         if then[what] != now[what]:
             raise RecordError(
                 f"{folder.path} ran with {what} {then[what]}, and now there is {now[what]}: the rest would not be "

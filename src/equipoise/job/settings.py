@@ -39,6 +39,25 @@ class TestSettings:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Processes of ``--engine ray``. ``ray_address``: of a running cluster; None: one is started for the run.
+    ``retries``: how often a run goes on from its last checkpoint by itself, when a process was lost."""
+
+    learners: int = 1
+    samplers: int = 1
+    sampler: str = "local"
+    ray_address: str | None = None
+    retries: int = 3
+    deadline_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        _at_least("learners", self.learners, 1)
+        _at_least("samplers", self.samplers, 1)
+        _at_least("retries", self.retries, 0)
+        _at_least("deadline-s", self.deadline_s, 1)
+
+
+@dataclass(frozen=True)
 class Settings:
     """One run. Names of fields are those of the command line."""
 
@@ -49,6 +68,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     lora_rank: int | None = None
+    ahead: int = 0  # steps drawn before the policy is there that learns from them
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own
@@ -61,11 +81,13 @@ class Settings:
     allow: tuple[str, ...] = ()
     threads: int | None = None
     checkpoint_s: float = 60.0
+    cluster: Cluster | None = None  # None: the local engine
 
     def __post_init__(self) -> None:
         _at_least("lora.rank", self.lora_rank, 1)
         _at_least("threads", self.threads, 1)
         _at_least("seed", self.seed, 0)
+        _at_least("ahead", self.ahead, 0)
 
     def json(self) -> dict[str, Any]:
         """Plain data, for TOML and for other processes."""
@@ -87,8 +109,12 @@ def settings(content: Mapping[str, Any]) -> Settings:
         "optimiser": Optimiser,
         "eval": EvalSettings,
         "test": TestSettings,
+        "cluster": Cluster,
     }
-    made = {name: nested[name](**value) if name in nested else value for name, value in content.items()}
+    made = {
+        name: nested[name](**value) if name in nested and value is not None else value
+        for name, value in content.items()
+    }
     return Settings(**{**made, "allow": tuple(content.get("allow", ()))})
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from equipoise.record.folder import write_atomic
 KEEP = 2
 
 
-def save(folder: Path, engine: Engine, state: Mapping[str, Any]) -> None:
-    """Write ``checkpoints/step-<step>``; it appears under its name only when it is complete."""
+def save(folder: Path, engine: Engine, state: Mapping[str, Any], ahead: Callable[[Path], None] | None = None) -> None:
+    """Write ``checkpoints/step-<step>``; it appears under its name only when it is complete. ``ahead`` writes what was
+    drawn for steps to come into the folder that it is given, or makes none."""
     name = f"step-{state['step']:07d}"
     part, final = folder / f"{name}.part", folder / name
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         engine.save(part / "engine")
+        if ahead is not None:
+            ahead(part / "ahead")
         write_atomic(part / "state.json", json.dumps(state, sort_keys=True).encode())
         sums = {str(p.relative_to(part)): _digest(p) for p in sorted(part.rglob("*")) if p.is_file()}
         write_atomic(part / "checksums.json", json.dumps(sums, indent=1).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.types import FAILED, Group
 from equipoise.verify import failed
@@ -14,7 +15,8 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     """Reward, lengths, parts, agreement of sampler and learner. Failed verdicts are counted, not averaged.
 
     reward_std: mean over groups of the population standard deviation. mismatch: mean and maximum over trained tokens of
-    |sampler's log-prob - learner's|, nats, where the learner was run on them."""
+    |sampler's log-prob - learner's|, nats, where the learner was run on them. Of responses drawn ahead of their step
+    that is called drift, because the policy moved in between; staleness: by how many steps, mean and maximum."""
     found: dict[str, float] = {}
     responses = [r for g in groups for r in g.responses]
     if not responses:
@@ -22,7 +24,7 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     lengths = np.array([len(r.ids) for r in responses])
     found["completions/mean_length"] = float(lengths.mean())
     found["completions/clipped_ratio"] = float(np.mean([r.stop == "length" for r in responses]))
-    return found | _scores(groups) | _mismatch(groups)
+    return found | _scores(groups) | _mismatch(groups) | _staleness(groups)
 
 
 def _scores(groups: Sequence[Group]) -> dict[str, float]:
@@ -48,13 +50,19 @@ def _scores(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _mismatch(groups: Sequence[Group]) -> dict[str, float]:
-    gaps = [
-        np.abs(np.asarray(r.logprobs, dtype=np.float64) - logp)[r.trained]
-        for g in groups
-        if "logp" in g.notes
-        for note in [g.notes.get("old", g.notes["logp"])]  # "old" is from before every update of the step
-        for r, logp in zip(g.responses, note.values, strict=True)
-        if r.logprobs is not None
-    ]
-    flat = np.concatenate(gaps) if gaps else np.zeros(0)
-    return {"mismatch": float(flat.mean()), "mismatch_max": float(flat.max())} if len(flat) else {}
+    gaps: dict[str, list[NDArray[np.float64]]] = {"mismatch": [], "drift": []}
+    for g in groups:
+        stale = "staleness" in g.notes and g.notes["staleness"].values[0].any()
+        note = g.notes.get("old", g.notes.get("logp"))  # "old" is from before every update of the step
+        for r, logp in zip(g.responses, note.values if note and "logp" in g.notes else (), strict=False):
+            if r.logprobs is not None:
+                gap = np.abs(np.asarray(r.logprobs, dtype=np.float64) - logp)[r.trained]
+                gaps["drift" if stale else "mismatch"].append(gap)
+    flat = {name: np.concatenate(mine) for name, mine in gaps.items() if sum(map(len, mine))}
+    return {k: v for name, x in flat.items() for k, v in ((name, float(x.mean())), (f"{name}_max", float(x.max())))}
+
+
+def _staleness(groups: Sequence[Group]) -> dict[str, float]:
+    ages = [g.notes["staleness"].values[0] for g in groups if "staleness" in g.notes]
+    flat = np.concatenate(ages) if ages else np.zeros(0)
+    return {"staleness": float(flat.mean()), "staleness_max": float(flat.max())} if len(flat) else {}

@@ -17,11 +17,12 @@ from equipoise.budget import Ledger, amounts
 from equipoise.engine.batch import count
 from equipoise.errors import Diverged
 from equipoise.keys import Key
-from equipoise.protocols import Context, Engine, State
-from equipoise.recipe import Recipe, Stage, Stream
+from equipoise.protocols import Context, Engine, Sampling, State
+from equipoise.recipe import Recipe, Stage, Stream, policies
 from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.metrics import describe
+from equipoise.run.ahead import Draws, Sourced
 from equipoise.types import Cost, Group, Note, Objective
 from equipoise.verify import check_failures, failed
 
@@ -61,7 +62,7 @@ class Drawn:
     groups: list[Group]
     dropped: list[Group]
     short: bool  # the budget allowed none of the groups that were there to draw
-    labels: Mapping[str, int]
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Loop:
     """One run of a recipe by an engine into a folder.
 
     ``stop()`` is asked between steps; ``report`` hears of every step; ``evaluation`` None: none during training.
+    ``ahead``: steps that are drawn before the policy is there that learns from them (``run.ahead``).
     """
 
     def __init__(
@@ -96,17 +98,15 @@ class Loop:
         report: Report = lambda event: None,
         stop: Callable[[], bool] = lambda: False,
         checkpoint_s: float = 60.0,
+        ahead: int = 0,
     ) -> None:
         self.recipe, self.engine, self.ledger, self.folder = recipe, engine, ledger, folder
         self.key, self.evaluation, self.report, self.stop = Key((seed,)), evaluation, report, stop
         self.checkpoint_s, self.saved_at = checkpoint_s, time.monotonic()
         self.at = Progress()
         self.stores: dict[str, list[Group]] = {}
-        self.tail = self._share(evaluation.bound) if evaluation and evaluation.points else 0.0
-
-    def _share(self, cost: Cost) -> float:
-        wanted = amounts(cost, self.ledger.prices)
-        return max((wanted[u] / limit for u, limit in self.ledger.budget.limits().items()), default=0.0)
+        self.tail = self.ledger.share(evaluation.bound) if evaluation and evaluation.points else 0.0
+        self.draws = Draws(ahead, self._source)
 
     # -- from start or checkpoint to the end ---------------------------------------------------------------------
 
@@ -117,22 +117,31 @@ class Loop:
         self.engine.load(path / "engine")
         self.at = Progress(**state["progress"])
         self.ledger.restore(state["ledger"])
+        self.draws.restore(path / "ahead", self.ledger)
         self.folder.rewind(self.at.step)
         names = {s.store for stage in self.recipe.stages for s in stage.streams if s.store}
         self.stores = {name: rollouts.read(self.folder / "rollouts", name) for name in sorted(names)}
 
     def save(self) -> None:
         """Write a checkpoint of this instant."""
-        progress = asdict(self.at)
+        for draw in self.draws.waiting:
+            draw.sourced()  # it moves its source's state and the ledger
         checkpoint.save(
             self.folder / "checkpoints",
             self.engine,
-            {"step": self.at.step, "progress": progress, "ledger": self.ledger.state()},
+            {"step": self.at.step, "progress": asdict(self.at), "ledger": self.ledger.state()},
+            self.draws.save,
         )
         self.saved_at = time.monotonic()
 
     def run(self) -> str:
         """Train to the end; says why it ended: "budget spent", "sources dry", "steps done" or "interrupted"."""
+        try:
+            return self._run()
+        finally:
+            self.draws.close()
+
+    def _run(self) -> str:
         reason = "budget spent"
         if not self.at.opened:
             self.at.opened = True
@@ -150,6 +159,7 @@ class Loop:
                 if time.monotonic() - self.saved_at > self.checkpoint_s:
                     self.save()
                 continue
+            self._forgo(stage)
             reason, self.at.stage, self.at.entered = ended, self.at.stage + 1, False
         if reason != "interrupted" and not self.at.closed:
             self._close()
@@ -191,16 +201,16 @@ class Loop:
 
     def _step(self, stage: Stage) -> str | None:
         self.ledger.step = self.at.step + 1
-        before, clock = self.engine.spent(), _Clock()
-        fraction = self.ledger.fraction()
-        drawn = [self._draw(stage, i, clock) for i in range(len(stage.streams))]
-        sampled = self.engine.spent()
-        labels = Cost(labels=_sum(d.labels for d in drawn))
+        clock, fraction = _Clock(), self.ledger.fraction()
+        drawn = self._drawn(stage, clock)
+        drawing = sum((d.cost for d in drawn), Cost())
         idle = [d for d in drawn if not d.groups and not d.dropped]
         if idle:
-            self.ledger.settle({"unused": sampled - before} if sampled != before else {})
+            self._settle_unused(drawn)
             self._discard(stage, drawn, clock)
             return "budget spent" if any(d.short for d in idle) else "sources dry"
+        self._launch(stage)
+        before = self.engine.spent()
         self.at.step, self.at.stage_steps = self.at.step + 1, self.at.stage_steps + 1
         lr = stage.lr.lr((fraction - self.at.begun) / max(self.ledger.ceiling - self.at.begun, 1e-9), self.engine.info)
         learned, uses = self._learn(drawn, lr)
@@ -208,7 +218,7 @@ class Loop:
             if self.at.stage_steps % event.every == 0:
                 self.engine.combine(event.into, event.weights)
         clock.lap("train")
-        self.ledger.settle({"sampling": sampled - before + labels, "training": self.engine.spent() - sampled})
+        self.ledger.settle({"sampling": drawing, "training": self.engine.spent() - before})
         self._record(stage, drawn, uses, {**learned, "lr": lr} if learned else {}, clock)
         self.at.idle = 0 if self.ledger.fraction() > fraction else self.at.idle + 1
         return f"stalled: {IDLE} steps spent nothing of the budget" if self.at.idle >= IDLE else None
@@ -220,18 +230,53 @@ class Loop:
             self.at.step += 1
             self._record(stage, unused, [_uses(d, [], "unused") for d in unused], {}, clock)
 
-    def _draw(self, stage: Stage, i: int, clock: _Clock) -> Drawn:
-        stream, state = stage.streams[i], self.at.streams[i]
-        ctx = Context(
-            engine=self.engine,
-            key=self.key / self.at.stage / i,
-            ledger=self.ledger,
-            bound=lambda p, n, longest, sampled: self.engine.bound(p, n, longest, sampled, *passes(stream)),
-            step=self.at.step,
-            stores=self.stores,
-        )
-        groups, state["source"] = stream.source(ctx, [], state["source"])
+    def _drawn(self, stage: Stage, clock: _Clock) -> list[Drawn]:
+        """What the step learns from: drawn ahead of it, or now."""
+        early = self.draws.take(self.ledger)
         clock.lap("generate")
+        drawn = []
+        for i in range(len(stage.streams)):
+            mine = early[i] if early and not (early[i].empty and early[i].short) else self._sourced(stage, i)
+            clock.lap("generate")
+            drawn.append(self._scored(stage, i, mine, clock))
+        return drawn
+
+    def _context(self, stream: Stream, i: int, **changed: Any) -> Context:
+        def bound(prompt_tokens: int, n: int, longest: int, sampled: bool) -> Cost:
+            return self.engine.bound(prompt_tokens, n, longest, sampled, *passes(stream))
+
+        now: dict[str, Any] = {
+            "engine": self.engine,
+            "ledger": self.ledger,
+            "stores": self.stores,
+            "step": self.at.step,
+        }
+        return Context(key=self.key / self.at.stage / i, bound=bound, **{**now, **changed})
+
+    def _sourced(self, stage: Stage, i: int, launched: int | None = None, **changed: Any) -> Sourced:
+        """What a stream's source gives. ``changed``: how its context differs from that of the step at hand."""
+        ctx, state, started = self._context(stage.streams[i], i, **changed), self.at.streams[i], time.monotonic()
+        before = ctx.engine.spent()
+        groups, after = stage.streams[i].source(ctx, [], state["source"])
+        cost, seconds = ctx.engine.spent() - before, time.monotonic() - started
+        at = self.at.step if launched is None else launched
+        found = Sourced(groups, ctx.dropped, ctx.reserved, cost, at, seconds)
+        if not (launched is not None and found.empty and found.short):  # then the step draws again by itself
+            state["source"] = after
+        return found
+
+    def _source(
+        self, engine: Sampling, ledger: Any, stores: Mapping[str, Sequence[Group]], step: int, launched: int
+    ) -> list[Sourced]:
+        """All streams' sources for a step to come."""
+        stage = self.recipe.stages[self.at.stage]
+        at = {"engine": engine, "ledger": ledger, "stores": stores, "step": step}
+        return [self._sourced(stage, i, launched, **at) for i in range(len(stage.streams))]
+
+    def _scored(self, stage: Stage, i: int, sourced: Sourced, clock: _Clock) -> Drawn:
+        stream, state, groups = stage.streams[i], self.at.streams[i], sourced.groups
+        ctx = self._context(stream, i, dropped=sourced.dropped, reserved=sourced.asked)
+        before = self.engine.spent()
         if stream.signal is not None:
             groups, state["signal"] = stream.signal(ctx, groups, state["signal"])
         clock.lap("score")
@@ -239,8 +284,32 @@ class Loop:
         if stream.credit is not None and groups:
             groups, state["credit"] = stream.credit(ctx, groups, state["credit"])
         clock.lap("credit")
-        short = any(asked and not fits for asked, fits, _ in ctx.reserved)
-        return Drawn(stream, groups, ctx.dropped, short, _sum(cost.labels for _, _, cost in ctx.reserved))
+        if self.draws.most:
+            groups = [_aged(g, self.at.step - sourced.launched) for g in groups]
+        labels = _sum(cost.labels for _, _, cost in ctx.reserved)
+        spent = sourced.cost + self.engine.spent() - before + Cost(labels=labels)
+        return Drawn(stream, groups, ctx.dropped, sourced.short, spent)
+
+    def _launch(self, stage: Stage) -> None:
+        """Begin draws of steps to come, as many as are to be on their way."""
+        left = self.draws.most if stage.steps is None else stage.steps - self.at.stage_steps - 1
+        sampled = policies(need for stream in stage.streams for need in stream.source.needs)
+        while len(self.draws.waiting) < min(self.draws.most, left):
+            self.draws.launch(self.engine, self.ledger, self.stores, self.at.step, sampled)
+
+    def _forgo(self, stage: Stage) -> None:
+        """Record and charge what was drawn for steps that do not come."""
+        while self.draws.waiting:
+            clock, early = _Clock(), self.draws.take(self.ledger)
+            pairs = list(zip(stage.streams, early, strict=False))
+            drawn = [Drawn(stream, s.groups, s.dropped, s.short, s.cost) for stream, s in pairs]
+            self._settle_unused(drawn)
+            self._discard(stage, drawn, clock)
+
+    def _settle_unused(self, drawn: Sequence[Drawn]) -> None:
+        """Charge what was sampled in vain; labels that no update saw were not shown."""
+        spent = replace(sum((d.cost for d in drawn), Cost()), labels={})
+        self.ledger.settle({"unused": spent} if spent != Cost() else {})
 
     def _count_failures(self, groups: Sequence[Group]) -> None:
         scores = [s for g in groups for s in g.scores]
@@ -402,6 +471,12 @@ class Minibatch:
             self.take("logp", [note["logp"] for note in notes], groups)
         self.ran |= set(active)
         return True
+
+
+def _aged(group: Group, steps: int) -> Group:
+    """With the note "staleness": steps between the policy that sampled each response and this one; 0 if given."""
+    ages = np.array([0.0 if r.logprobs is None else float(steps) for r in group.responses])
+    return replace(group, notes={**group.notes, "staleness": Note("response", (ages,))})
 
 
 def _trains(group: Group) -> bool:

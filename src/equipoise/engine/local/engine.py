@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,9 @@ class LocalEngine:
             key=key,
         )
 
+    def snapshot(self, policies: Collection[str] = ()) -> None:
+        """One process samples or learns."""
+
     def outputs(self, groups: Sequence[Group], needs: Sequence[str], policy: str = "current") -> list[TokenNotes]:
         known = {"logp", *REDUCTIONS, *(f"head:{name}" for name in self._heads)}
         for need in needs:
@@ -303,6 +306,9 @@ class LocalEngine:
 
     def export(self, folder: Path, merge: bool = True) -> None:
         adaptation.export(self._network.model, self._wrapper, self.tokenizer, Path(folder), merge)
+
+    def close(self) -> None:
+        """It started no process."""
 
 
 def _head_name(need: str) -> str:

@@ -53,7 +53,7 @@ def refill(draw: Part, signal: Part | None, keep: Part, rounds: int) -> Part:
     positive(rounds=rounds)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
-        inner, kept, wanted = state or [None, None, None], list[Group](), None
+        inner, kept, wanted = list(state or [None, None, None]), list[Group](), None
         for turn in range(rounds):
             drawn, inner[0] = draw(ctx.at(f"round {turn}") if turn else ctx, [], inner[0])
             wanted = len(drawn) if wanted is None else wanted
