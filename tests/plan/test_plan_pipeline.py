@@ -151,12 +151,13 @@ def test_a_sampler_that_ends_early_waits_in_the_tail_then_for_weights() -> None:
     assert second == pytest.approx({"generate": 0.6, "tail": 0.0, "weights": 0.4, "swap": 0.0})
 
 
+@pytest.mark.parametrize("ahead", [1, 2])
 @pytest.mark.parametrize(("driver", "expected"), [(True, 6.0), (False, 4.0)])
-def test_free_samplers_go_on_while_others_still_generate(driver: bool, expected: float) -> None:
-    steps = simulated(1, 4)
+def test_free_samplers_go_on_while_others_still_generate(ahead: int, driver: bool, expected: float) -> None:
+    steps = simulated(ahead, 4)
     generate = np.array([[2.0, 6.0] if s % 2 else [6.0, 2.0] for s in range(steps)])
     d = Durations(generate, np.full(steps, 1.0), *np.zeros((2, steps)), 0.0, 0.0, True, driver)
-    assert step_s(d, 1, 4) == expected
+    assert step_s(d, ahead, 4) == expected
 
 
 # -- processes that share cores --------------------------------------------------------------------------------------

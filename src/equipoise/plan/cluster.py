@@ -36,7 +36,7 @@ class Cluster:
     response_tokens: float = _of(2048.0, "mean length of a response, before the limit")
     spread: float = _of(0.8, "standard deviation of the logarithm of a response's length; 0: all are equal")
     response_max: int = _of(8192, "limit of a response, tokens")
-    steps: int = _of(6, "simulated, beside those that fill the pipeline")
+    steps: int = _of(6, "with lengths of their own, which are played in turn")
     seed: int = _of(0, "of the lengths")
     mfu: float = _of(0.40, "share of peak FLOP/s that learning reaches, and the computation of generation")
     memory_use: float = _of(0.60, "share of peak memory bandwidth that generation reaches")

@@ -34,6 +34,8 @@ class Phases:
 def phases(share: Draw, room: float, rows: int) -> Phases:
     """Responses start in order, as soon as fewer than ``rows`` are in flight and all of them, at their full length,
     fit ``room`` tokens of cache. One alone may start anyway."""
+    if len(share.lengths) <= rows and int((share.lengths + share.prompts).sum()) <= room:
+        return _together(share)
     lengths, prompts = share.lengths.tolist(), share.prompts.tolist()
     flying: list[tuple[int, int, int]] = []  # last token step, token step of the start, number
     found: list[tuple[int, int, int]] = []
@@ -53,6 +55,17 @@ def phases(share: Draw, room: float, rows: int) -> Phases:
             held, base = held - prompts[i] - lengths[i], base - prompts[i] + start
     columns = np.array(found, dtype=np.float64).reshape(-1, 3).T
     return Phases(*columns)
+
+
+def _together(share: Draw) -> Phases:
+    """All start at once, and one run ends with each different length."""
+    ends, counts = np.unique(share.lengths, return_counts=True)
+    starts = np.concatenate([np.zeros(1, dtype=ends.dtype), ends[:-1]])[: len(ends)]
+    by_length = np.argsort(share.lengths, kind="stable")
+    prompts = np.cumsum(share.prompts[by_length][::-1])[::-1]  # of responses at least as long as this one
+    first = np.cumsum(counts) - counts
+    rows = (len(share.lengths) - first).astype(np.float64)
+    return Phases(rows, prompts[first] + rows * starts, (ends - starts).astype(np.float64))
 
 
 @dataclass(frozen=True)

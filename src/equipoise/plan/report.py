@@ -176,15 +176,20 @@ class Planned:
         return {**found, "gpus": self.cluster.gpus, **self.outcome.json()}
 
 
-def durations(rates: Roofline, draws: Sequence[Draw]) -> Durations:
-    """Of all steps, by the hardware's figures."""
-    c = rates.c
+def again(draws: Sequence[Draw], count: int) -> list[Draw]:
+    """So many steps, which have the draws in turn: any window of as many steps as there are draws has each once."""
+    return [draws[s % len(draws)] for s in range(count)]
+
+
+def durations(rates: Roofline, draws: Sequence[Draw], count: int) -> Durations:
+    """Of ``count`` steps, which have the draws in turn, by the hardware's figures."""
+    c, turn = rates.c, np.arange(count) % len(draws)
     generate = [[sum(rates.generate(s).values()) for s in d.shares(c.samplers)] for d in draws]
     return Durations(
-        generate=np.array(generate),
-        learn=np.array([rates.learn(d).seconds for d in draws]),
-        score=np.full(len(draws), c.score_s),
-        record=np.zeros(len(draws)),
+        generate=np.array(generate)[turn],
+        learn=np.array([rates.learn(d).seconds for d in draws])[turn],
+        score=np.full(count, c.score_s),
+        record=np.zeros(count),
         send_s=rates.send_s,
         swap_s=c.swap_s,
         held=c.publish == "held",
@@ -194,17 +199,14 @@ def durations(rates: Roofline, draws: Sequence[Draw]) -> Durations:
 
 def plan(c: Cluster) -> Planned:
     """Simulate a cluster. Raises ArgumentError when the model does not fit, MissingExtra without simpy."""
-    rates = Roofline(c)
-    draws = [draw(c, s) for s in range(simulated(c.ahead + 1, c.steps))]
-    d = durations(rates, draws)
-    weights = (c.learners, c.sampler_gpus)
-    found = outcome(d, draws, c.ahead, c.steps, None, weights)
-    even = durations(rates, equal(draws))
+    rates, draws, count = Roofline(c), [draw(c, s) for s in range(c.steps)], simulated(c.ahead + 1, c.steps)
+    d = durations(rates, draws, count)
+    found = outcome(d, again(draws, count), c.ahead, c.steps, None, (c.learners, c.sampler_gpus))
+    even = durations(rates, equal(draws), count)
     smooth = window(simulate(even, c.ahead), c.ahead, c.steps).step_s
-    step = found.window.last
-    slowest = draws[step].shares(c.samplers)[int(d.generate[step].argmax())]
+    slowest = draws[0].shares(c.samplers)[int(d.generate[0].argmax())]
     parts, flight = rates.generate(slowest), rates.flight(slowest)
-    learned = [rates.learn(each) for each in draws[found.window.first + 1 : step + 1]]
+    learned = [rates.learn(each) for each in draws]
     return Planned(
         cluster=c,
         outcome=found,

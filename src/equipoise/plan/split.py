@@ -58,13 +58,14 @@ def search(c: Cluster, gpus: int, sampler_gpus: int | None = None, learners: int
             f"needs room for the weights and for one response of {c.prompt_tokens + c.response_max} tokens. Take more "
             "accelerators, or train an adapter (trainable below 1)."
         )
-    draws = [draw(c, s) for s in range(simulated(c.ahead, STEPS))]
+    draws = [draw(c, s) for s in range(STEPS)]
     return [Tried(one, _throughput(one, draws)) for one in tried]
 
 
 def _throughput(c: Cluster, draws: Sequence[Draw]) -> float:
-    w = window(simulate(durations(Roofline(c), draws), c.ahead), c.ahead, STEPS)
-    return sum(draws[s].tokens for s in range(w.first + 1, w.last + 1)) / (w.end - w.start)
+    d = durations(Roofline(c), draws, simulated(c.ahead, STEPS))
+    w = window(simulate(d, c.ahead), c.ahead, STEPS)
+    return sum(each.tokens for each in draws) / (w.end - w.start)
 
 
 def best(tried: Sequence[Tried]) -> Cluster:
