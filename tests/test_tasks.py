@@ -101,6 +101,8 @@ def test_addition_by_hand() -> None:
     verdicts = task.verify([prompt] * 5, texts)
     assert [s.status for s in verdicts] == ["right", "right", "right", "wrong", "unparsed"]
     assert [s.answer for s in verdicts] == ["825", "825", "825", "826", None]
+    judged = task.verify([prompt] * 3, ["7+8=15, 5+6+1=12, 3+4+1=8: 825", texts[3], "7+8=15, 5+6+1=12, 3+4+1=8"])
+    assert [(s.parts["scratch"], s.parts["work"]) for s in judged] == [(1, 1), (0, 1), (0, 0)]
 
 
 def test_lists_by_hand() -> None:

@@ -37,6 +37,7 @@ from equipoise.types import (
     Prompt,
     Reply,
     Response,
+    Stop,
     Totals,
     columns,
     projects,
@@ -171,10 +172,14 @@ class TabularEngine:
         turns: list[int] = []
         word = np.array([key.word], dtype=np.uint64)
 
+        def stopped() -> Stop:
+            if ids and ids[-1] == EOS:
+                return "eos"
+            return "sequence" if any(s in self.decode(ids) for s in decoder.stop) else "length"
+
         def so_far() -> Response:
-            stop = "eos" if ids and ids[-1] == EOS else "length"
             made = self._response(
-                np.array(ids), np.array(logps), origin(policy, decoder), stop, str(key), decoder.temperature
+                np.array(ids), np.array(logps), origin(policy, decoder), stopped(), str(key), decoder.temperature
             )
             return replace(made, trained=np.array(said, dtype=bool), segment=np.array(turns, dtype=np.int32))
 
@@ -188,6 +193,8 @@ class TabularEngine:
             token = int(np.searchsorted(cumulative, u, side="right"))
             turn = turns[-1] + (not said[-1]) if turns else 0
             ids, logps, said, turns = [*ids, token], [*logps, float(logp[token])], [*said, True], [*turns, turn]
+            if stopped() == "sequence":
+                break
             if token != EOS:
                 continue
             spoken = list((reply(prompt, so_far()) if reply is not None else None) or ())
@@ -219,7 +226,7 @@ class TabularEngine:
         return tuple(i for i in (*before, *ids) if i != EOS)
 
     def _response(
-        self, ids: np.ndarray, logps: np.ndarray | None, origin: str, stop: str, key: str, temperature: float
+        self, ids: np.ndarray, logps: np.ndarray | None, origin: str, stop: Stop, key: str, temperature: float
     ) -> Response:
         return Response(
             ids=ids.astype(np.int64),
@@ -230,7 +237,7 @@ class TabularEngine:
             temperature=temperature,
             origin=origin,
             version=self.version,
-            stop="eos" if stop == "eos" else "length",
+            stop=stop,
             key=key,
         )
 
@@ -238,7 +245,8 @@ class TabularEngine:
         """Every response there is to a prompt."""
         ended = [(*p, EOS) for p in self.prefixes]
         full = itertools.product(range(1, self.vocabulary), repeat=self.length)
-        every = [(ids, "eos") for ids in ended if len(ids) <= self.length] + [(ids, "length") for ids in full]
+        every: list[tuple[tuple[int, ...], Stop]] = [(ids, "eos") for ids in ended if len(ids) <= self.length]
+        every += [(ids, "length") for ids in full]
         return [self._response(np.array(ids), None, "policy", stop, "", 1.0) for ids, stop in every]
 
     def logp(self, prompt: Prompt, response: Response, policy: str = "current") -> Tensor:

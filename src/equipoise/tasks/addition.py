@@ -59,5 +59,7 @@ def steps(prompt: Prompt, text: str) -> list[tuple[int, int, bool]]:
 def verify(prompt: Prompt, text: str) -> Score:
     numbers = re.findall(r"[0-9]+", text.replace(",", " "))
     found = numbers[-1].lstrip("0") or "0" if numbers else None
-    worked = float(text.strip() == demonstrate(prompt))  # seen in the record, not part of the reward
-    return verdict(found == str(prompt.answer), found, scratch=worked)
+    # seen in the record, not part of the reward: the whole reply, and the work whatever answer follows
+    said, wanted = text.strip(), demonstrate(prompt)
+    work = said.partition(":")[:2] == wanted.partition(":")[:2]
+    return verdict(found == str(prompt.answer), found, scratch=float(said == wanted), work=float(work))

@@ -11,8 +11,8 @@ from equipoise.errors import ArgumentError
 from equipoise.parts.checks import positive, require
 from equipoise.parts.signals.verifier import judge, silenced
 from equipoise.parts.sources.starts import Start, branch
-from equipoise.protocols import Context, Part, State
-from equipoise.types import FAILED, Decoder, Group, Prompt, Score, Task
+from equipoise.protocols import Context, Engine, Part, State
+from equipoise.types import FAILED, Decoder, Group, Prompt, Response, Score, Task
 
 Rewrite = Callable[[Prompt, str], Prompt]  # a prompt and the text of a response to it -> the next pass's prompt
 
@@ -34,7 +34,7 @@ def appended(template: str) -> Rewrite:
 
 def continued(
     task: Task,
-    rewrite: Rewrite,
+    rewrite: Rewrite | None,
     samples: int,
     passes: int = 1,
     *,
@@ -43,24 +43,27 @@ def continued(
     direct: bool = True,
 ) -> Part:
     """r_i = mean verdict over ``samples`` chains of ``passes`` further responses, each to the prompt that ``rewrite``
-    makes of the question and the response before; the last ones are judged. Nothing of them is trained.
+    makes of the question and the response before; the last ones are judged. Nothing of them is trained. ``rewrite``
+    None: the one pass goes on where the response stopped, and the whole reply is judged, truncated if it is too long.
 
     ``policy``: who answers. ``direct`` False: a response that is right by itself earns 0. The score is right where most
     chains are; its part "itself" is the verdict on the response. Groups whose chains do not fit the budget are dropped.
     """
     positive(samples=samples, passes=passes)
     require(task, "a verifier", task.verify, "a second pass")
+    if rewrite is None and passes > 1:
+        raise ArgumentError(f"passes={passes}: a reply is completed once; give a rewrite to ask again")
     decoder = Decoder(task.max_new_tokens, temperature)
 
     def chains(ctx: Context, groups: Sequence[Group]) -> list[tuple[Group, ...]]:
         """Of each group, as far as they fit: one group of final responses for each of its responses."""
-        ends = [(g, r.text) for g in groups for r in g.responses]
+        ends = [(g, r) for g in groups for r in g.responses]
         made: list[Group] = []
         for k in range(passes):
-            starts = [Start(ctx.engine.encode(rewrite(g.prompt, text))) for g, text in ends]
+            starts = [_next(ctx.engine, rewrite, g.prompt, r) for g, r in ends]
             made = branch(ctx, starts, samples if k == 0 else 1, decoder, f"pass {k + 2}", policy)
-            ends = [(g, r.text) for (g, _), m in zip(ends, made, strict=False) for r in m.responses]
-        lasts = [r for m in made for r in m.responses]
+            ends = [(g, r) for (g, _), m in zip(ends, made, strict=False) for r in m.responses]
+        lasts = [_cut(r, task.max_new_tokens) for m in made for r in m.responses]
         whole = len(lasts) // samples
         finals = [tuple(lasts[i * samples : (i + 1) * samples]) for i in range(whole)]
         grouped, start = [], 0
@@ -84,9 +87,22 @@ def continued(
 
     needs = frozenset({"responses"}) | (set() if policy == "current" else {f"policy:{policy}"})
     who = "" if policy == "current" else f" by {policy}"
-    name = f"continued({samples} x {passes} pass{'es' * (passes > 1)}{who})"
+    what = "completion" if rewrite is None else "pass"
+    name = f"continued({samples} x {passes} {what}{'es' * (passes > 1)}{who})"
     sizes = {"further": samples * passes}
     return Part(name, run, needs, frozenset({"scores"}), frozenset({"generated_tokens"}), sizes)
+
+
+def _next(engine: Engine, rewrite: Rewrite | None, prompt: Prompt, response: Response) -> Start:
+    """Where the next pass begins: at a prompt of its own, or in the reply, whose end of turn is then taken back."""
+    if rewrite is not None:
+        return Start(engine.encode(rewrite(prompt, response.text)))
+    return Start(prompt, tuple(response.ids[: len(response.ids) - (response.stop == "eos")].tolist()))
+
+
+def _cut(response: Response, longest: int) -> Response:
+    """A reply in two parts may be longer than any that is sampled whole: then it is truncated, as that would be."""
+    return replace(response, stop="length") if len(response.ids) > longest else response
 
 
 def _score(itself: Score, final: Sequence[Score], direct: bool) -> Score:

@@ -19,15 +19,16 @@ def sampled(
     *,
     policy: str = "current",
     among: Callable[[Context], Sequence[Prompt]] | None = None,
+    stop: tuple[str, ...] = (),
 ) -> Part:
     """``samples`` responses of a policy, the current one by default, to each of ``prompts`` training prompts.
-    ``among``: the prompts to draw from, instead of the whole split.
+    ``among``: the prompts to draw from, instead of the whole split. ``stop``: what else ends a response.
 
     Truncating samplers have no place here: the policy that is trained must be the one that sampled."""
     positive(prompts=prompts, samples=samples)
     if temperature <= 0:
         raise ArgumentError(f"temperature={temperature}: training samples need a temperature above 0")
-    decoder = Decoder(task.max_new_tokens, temperature)
+    decoder = Decoder(task.max_new_tokens, temperature, stop=stop)
     split = train_split(task)
 
     def run(ctx: Context, groups: list[Group], state: State) -> tuple[list[Group], State]:
