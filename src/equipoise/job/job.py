@@ -453,7 +453,7 @@ def _same_world(folder: Folder, p: Prepared) -> None:
         if then[what] != now[what]:
             raise RecordError(
                 f"{folder.path} ran with {what} {then[what]}, and now there is {now[what]}: the rest would not be "
-                f"bit-identical. Restore it (--threads for threads; --engine, --learners, --samplers for processes), or go "
+                f"bit-identical. Restore it (--threads for threads; --learners, --samplers for processes), or go "
                 "on all the same with --allow world."
             )
 
