@@ -16,7 +16,6 @@ from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
 OPENING_S = 300.0  # at least, for a process to load its libraries and open a model
-STARTS = 3  # how often starting Ray is tried
 GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
@@ -60,18 +59,14 @@ class Cluster:
     def _connect(self, address: str | None, processes: int) -> None:
         for name, value in _RAY.items():
             os.environ.setdefault(name, value)
-        for left in range(0 if address else STARTS - 1, -1, -1):
-            try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._place(address, processes))
-                return
-            except Exception as cause:  # boundary: Ray raises bare exceptions when it cannot start
-                if left:
-                    continue  # on a busy machine: Ray gives its own processes half a minute to start
-                where = f"connect to the Ray cluster at {address!r}" if address else "start a Ray cluster here"
-                raise ArgumentError(
-                    f"could not {where}: {cause}. Start one with `ray start --head` and say --ray-address auto, or "
-                    "leave --ray-address out."
-                ) from cause
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._place(address, processes))
+        except Exception as cause:  # boundary: Ray raises bare exceptions when it cannot start
+            where = f"connect to the Ray cluster at {address!r}" if address else "start a Ray cluster here"
+            raise ArgumentError(
+                f"could not {where}: {cause}. Start one with `ray start --head` and say --ray-address auto, or leave "
+                "--ray-address out."
+            ) from cause
 
     def _place(self, address: str | None, processes: int) -> dict[str, Any]:
         """Where to connect, as ``ray.init`` is told."""
