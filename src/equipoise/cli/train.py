@@ -134,7 +134,7 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
     if dry_run:
         from equipoise.job.job import prepare
 
-        show.plan(prepare(replace(s, cluster=None)), out)
+        show.plan(replace(prepare(replace(s, cluster=None)), settings=s), out)  # nothing is started for it
         return 0
     return follow(s, out)
 

@@ -453,7 +453,8 @@ def _same_world(folder: Folder, p: Prepared) -> None:
         if then[what] != now[what]:
             raise RecordError(
                 f"{folder.path} ran with {what} {then[what]}, and now there is {now[what]}: the rest would not be "
-                f"bit-identical. Restore it (--threads for threads), or go on all the same with --allow world."
+                f"bit-identical. Restore it (--threads for threads; --learners, --samplers for processes), or go "
+                "on all the same with --allow world."
             )
 
 

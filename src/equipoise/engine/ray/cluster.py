@@ -57,21 +57,23 @@ class Cluster:
             )
 
     def _connect(self, address: str | None, processes: int) -> None:
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            options |= {"address": "local", "num_cpus": processes, "include_dashboard": False}
-            options |= {"_temp_dir": self._folder.name}
         for name, value in _RAY.items():
             os.environ.setdefault(name, value)
         try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, failures.RayError) as cause:
-            where = f"the Ray cluster at {address!r}" if address else "a Ray cluster on this machine"
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._place(address, processes))
+        except Exception as cause:  # boundary: Ray raises bare exceptions when it cannot start
+            where = f"connect to the Ray cluster at {address!r}" if address else "start a Ray cluster here"
             raise ArgumentError(
-                f"--ray-address: could not connect to {where}: {cause}. Start one with `ray start --head`, or leave "
+                f"could not {where}: {cause}. Start one with `ray start --head` and say --ray-address auto, or leave "
                 "--ray-address out."
             ) from cause
+
+    def _place(self, address: str | None, processes: int) -> dict[str, Any]:
+        """Where to connect, as ``ray.init`` is told."""
+        if address is not None:
+            return {"address": address}
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        return {"address": "local", "num_cpus": processes, "include_dashboard": False, "_temp_dir": self._folder.name}
 
     def start(self, name: str, kind: type, *args: Any) -> Handle:
         """A process called ``name`` that holds an object of a class; it ends with the cluster's connection."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from equipoise.engine.ray.cluster import Cluster
+from equipoise.engine.ray.cluster import OPENING_S, Cluster
 from equipoise.errors import EquipoiseError
 from ray import exceptions as failures
 
@@ -30,7 +30,7 @@ class _Running:
     name: str
     news: Path
     read: int = 0  # bytes of it
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=lambda: time.monotonic() + OPENING_S)  # that long to start
 
 
 def run_jobs(
