@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,11 @@ WRONG = {
     "train grpo --task addition --model tiny --optimiser.clip 0": ["--optimiser.clip is 0", "inf for no clipping"],
     "train grpo --task addition --model tiny --optimiser.beta2 1": ["--optimiser.beta2 is 1", "below 1"],
     "train grpo --task addition --model tiny --seed -1": ["--seed is -1", "at least 0"],
+    "train grpo --task addition --model tiny --learners 2": ["--learners 2", "--engine is local", "Add --engine ray"],
+    "train grpo --task addition --model tiny --engine rya": ["no engine is called 'rya'", "Did you mean ray?"],
+    "train grpo --task addition --model tiny --engine ray --samplers 0": ["--samplers is 0", "at least 1"],
+    "train grpo --task addition --model tiny --engine ray --sampler vlm": ["no sampler is called 'vlm'", "vllm"],
+    "train grpo --task addition --model tiny --engine ray --device cuda": ["--device cuda with --engine ray", "CPU"],
     "train grpo --task addition --model tiny --prices.flop -1": ["--prices.flop is -1", "cannot be negative"],
     "train grpo --task file:none.jsonl --model tiny": ["none.jsonl"],
     "train --from nowhere": ["nowhere", "does not exist"],
@@ -97,6 +103,15 @@ def test_what_is_misspelt_or_missing(command: str, fails: Fails, tmp_path: Path)
         assert part in said, said
     left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"]
     assert not left, left
+
+
+def test_a_cluster_without_ray_says_how_to_install_it(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not there
+    for command in (f"train grpo {ON_ADDITION} --engine ray", TRIAL):
+        assert "pip install 'equipoise[ray]'" in fails(command)
+
+
+TRIAL = "trial sft --task addition --model tiny --budget.labels 10 --engine ray --jobs 1"
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------

@@ -187,3 +187,20 @@ def test_adapters_and_recomputed_activations(settings: Any) -> None:
     whole = gradients(local, groups, policy_gradient())[0]
     parts = sharded(2, groups, policy_gradient(), **settings)[0]
     assert float((parts - whole).norm() / whole.norm()) < 1e-6
+
+
+def test_products_in_bfloat16_keep_weights_in_single_precision() -> None:
+    """--dtype bfloat16: what lies on the ranks, and what the optimiser moves, stays float32."""
+    local = make_engine("llama", dtype="bfloat16")
+    groups = rollouts(local, prompts=3, samples=4, tokens=8)
+    whole = gradients(local, groups, policy_gradient())[0]
+
+    def work(rank: int) -> Any:
+        part = Rank(make_engine("llama", dtype="bfloat16"), rank, 2)
+        kinds = {str(s.rows.dtype) for s in part.slices("current").values()}
+        return gradient(part, groups, policy_gradient())[0], kinds
+
+    found = on_ranks(2, work)
+    parts = torch.from_numpy(found[0][0]).double()
+    assert found[0][1] == {"float32"}
+    assert float((parts - whole).norm() / whole.norm()) < 0.02

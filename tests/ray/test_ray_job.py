@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -92,6 +93,14 @@ def test_one_learner_and_one_sampler_are_the_local_run(here: Path, tmp_path: Pat
     assert Folder(there).read_toml("run.toml")["cluster"]["samplers"] == 1
 
 
+def test_drawn_ahead_in_another_thread_it_is_the_local_run_too(tmp_path: Path) -> None:
+    """Samplers draw the next step while the learner learns from this one; where they take turns it is the same."""
+    runs = [trained(tmp_path / "here", ahead=1)]
+    runs.append(trained(tmp_path / "there", ahead=1, cluster={"deadline_s": DEADLINE_S}))
+    assert_same(*runs)
+    assert max(line.get("staleness", 0) for line in Folder(runs[1]).lines("metrics.jsonl")) == 1.0
+
+
 def test_a_killed_sampler_and_a_killed_learner_change_nothing(two: Path, tmp_path: Path) -> None:
     """Each is killed in the middle of its work; the run goes on by itself from its last checkpoint."""
     said: list[str] = []
@@ -125,23 +134,23 @@ def test_who_is_silent_is_named(tmp_path: Path) -> None:
             threads.append(threading.Thread(target=strike, args=("Learner.call", signal.SIGSTOP)))
             threads[-1].start()
 
-    with pytest.raises(PeerLost, match=r"no answer within 8 s from learner \d; go on with: equipoise resume"):
-        trained(tmp_path / "run", report, cluster={"learners": 2, "deadline_s": 8.0, "retries": 0})
+    with pytest.raises(PeerLost, match=r"no answer within 15 s from learner \d; go on with: equipoise resume"):
+        trained(tmp_path / "run", report, cluster={"learners": 2, "deadline_s": 15.0, "retries": 0})
 
 
 @pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_and_is_resumed(here: Path, tmp_path: Path) -> None:
     """kill -9 of the process that runs the job, which started a cluster of its own: all is gone within 30 s."""
     out = tmp_path / "run"
-    driver, mark = started(out)
-    until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
-    assert len(marked(mark)) > 5
-    driver.kill()
-    driver.wait(30)
-    end = time.monotonic() + 30
-    while (left := marked(mark)) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not left
+    with started(out) as (driver, mark):
+        until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
+        assert len(marked(mark)) > 5
+        driver.kill()
+        driver.wait(30)
+        end = time.monotonic() + 30
+        while (left := marked(mark)) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not left
     assert not Folder(out).finished
     assert main(["resume", str(out)]) == 0
     assert_same(here, out)
@@ -152,13 +161,13 @@ def test_a_killed_driver_leaves_nothing_and_is_resumed(here: Path, tmp_path: Pat
 def test_ctrl_c_ends_a_run_between_steps(here: Path, tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches every process of its group; the step is finished, and the run says how to go on."""
     out = tmp_path / "run"
-    driver, mark = started(out)
-    until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
-    os.killpg(driver.pid, signal.SIGINT)
-    said = driver.communicate(timeout=60)[0]
+    with started(out) as (driver, mark):
+        until(lambda: Folder(out).lines("metrics.jsonl")[2:], DEADLINE_S)
+        os.killpg(driver.pid, signal.SIGINT)
+        said = driver.communicate(timeout=DEADLINE_S)[0]
+        until(lambda: [] if marked(mark) else [True], 30)
     assert driver.returncode == EXIT_INTERRUPTED and "stopping after this step" in said
     assert f"equipoise resume {out}" in " ".join(said.split()) and "Traceback" not in said
-    assert not marked(mark)
     done = Folder(out).lines("metrics.jsonl")
     assert 3 <= len(done) < len(Folder(here).lines("metrics.jsonl"))
     assert done == Folder(here).lines("metrics.jsonl")[: len(done)]
@@ -174,7 +183,8 @@ sys.exit(follow(settings(json.loads(sys.argv[1])), Path(sys.argv[2])))
 """
 
 
-def started(out: Path) -> tuple[subprocess.Popen[str], str]:
+@contextlib.contextmanager
+def started(out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The run in a process of its own with a cluster of its own; and what the environment of all of them has."""
     spec = {**SPEC, "cluster": {"deadline_s": DEADLINE_S}}
     mark = f"run-{os.getpid()}-{out.parent.name}"
@@ -187,7 +197,13 @@ def started(out: Path) -> tuple[subprocess.Popen[str], str]:
         text=True,
         start_new_session=True,
     )
-    return driver, f"EQUIPOISE_TEST_MARK={mark}"
+    mark = f"EQUIPOISE_TEST_MARK={mark}"
+    try:
+        yield driver, mark
+    finally:
+        for pid in marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("cluster", [None, {"learners": 1}], ids=["local", "one"])

@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -18,6 +18,9 @@ from equipoise.budget import UNITS, Budget, Prices, flag
 from equipoise.engine.optimiser import Optimiser
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.job.settings import Cluster
+
+if TYPE_CHECKING:
+    from equipoise.trial.runner import Place
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
@@ -208,7 +211,7 @@ def cluster(values: Mapping[str, Any], before: Cluster | None = None) -> Cluster
     engine = values["engine"] or ("ray" if before else "local")
     if engine not in _ENGINES:
         raise UnknownName("engine", engine, _ENGINES)
-    given = {f.name: values[flag(f.name)] for f in fields(Cluster) if values[flag(f.name)] is not None}
+    given = {f.name: value for f in fields(Cluster) if (value := values.get(flag(f.name))) is not None}
     if engine == "ray":
         return replace(before or Cluster(), **given)
     if given:
@@ -218,6 +221,23 @@ def cluster(values: Mapping[str, Any], before: Cluster | None = None) -> Cluster
             f"--{flag(name)} out."
         )
     return None
+
+
+def place(values: Mapping[str, Any]) -> Place:
+    """Where the jobs of a trial run, by --engine and --ray-address. Raises ArgumentError where they contradict."""
+    from equipoise.trial.runner import on_ray
+    from equipoise.trial.workers import run_jobs
+
+    of_cluster = cluster(values)
+    if of_cluster is None:
+        return run_jobs
+    for name in ("learners", "samplers", "sampler", "retries", "deadline_s"):
+        if values.get(flag(name)) is not None:
+            raise ArgumentError(
+                f"--{flag(name)} {values[flag(name)]} is of one run, and a trial's runs are a task each, with --engine "
+                f"ray too. Leave --{flag(name)} out; --jobs says how many run at a time."
+            )
+    return on_ray(of_cluster.ray_address)
 
 
 def under(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

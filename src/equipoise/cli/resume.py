@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> int:
     from equipoise.trial.runner import is_trial, resume
 
     if is_trial(folder):
-        return conclude(folder, resume(folder, v["jobs"]).interrupted)
+        return conclude(folder, resume(folder, v["jobs"], place=options.place(v)).interrupted)
     from equipoise.cli import show
     from equipoise.job.job import saved
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from equipoise.budget import amounts, show
 from equipoise.job.costs import largest_step
+from equipoise.job.engines import processes
 from equipoise.job.job import Prepared
 from equipoise.recipe import policies
 from equipoise.types import Estimate
@@ -91,6 +92,8 @@ def plan(p: Prepared, out: Path) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in p.task.splits.items())
     table.add_row("task", f"{p.task.summary} Prompts: {splits}. Responses of at most {p.task.max_new_tokens} tokens.")
     table.add_row("model", f"{info.parameters:,} parameters, {info.trainable:,} trained, {info.dtype} on {info.device}")
+    if s.cluster is not None:
+        table.add_row("processes", f"{processes(s)}; of the Ray cluster {s.cluster.ray_address or 'that is started'}")
     table.add_row("budget", str(p.budget) + ("" if s.budget.limits() else "   (the recipe's own: none was given)"))
     table.add_row("optimiser", str(s.optimiser))
     for stage in p.recipe.stages:

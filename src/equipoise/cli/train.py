@@ -25,6 +25,7 @@ def common() -> list[Flag]:
         Flag("device", str, "auto", "auto, cpu, cuda or mps"),
         Flag("dtype", str, "auto", "of the matrix products: auto, float32 or bfloat16; weights stay float32"),
         Flag("lora.rank", int | None, None, "train low-rank adapters of this rank instead of all weights"),
+        Flag("checkpointing", bool, False, "recompute activations in backward passes: less memory, more FLOPs"),
         Flag("ahead", int, 0, "draw each step with the policy of so many steps before, to sample while it learns"),
         Flag("truncate", float | None, None, "weigh advantages by learner's over sampler's probability, at most this"),
         Flag("eval.points", int | None, None, "evaluations on validation during training, charged (default: up to 5)"),
@@ -46,6 +47,7 @@ def shared(v: Mapping[str, Any]) -> dict[str, Any]:
         "device": v["device"],
         "dtype": v["dtype"],
         "lora_rank": v["lora.rank"],
+        "checkpointing": v["checkpointing"],
         "ahead": v["ahead"],
         "truncate": v["truncate"],
         "eval": EvalSettings(v["eval.points"], v["eval.items"], v["eval.samples"]),
@@ -134,7 +136,7 @@ def start(s: Settings, out: Path, dry_run: bool) -> int:
     if dry_run:
         from equipoise.job.job import prepare
 
-        show.plan(prepare(replace(s, cluster=None)), out)
+        show.plan(replace(prepare(replace(s, cluster=None)), settings=s), out)  # nothing is started for it
         return 0
     return follow(s, out)
 

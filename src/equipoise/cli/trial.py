@@ -28,6 +28,8 @@ def main(args: Sequence[str]) -> int:
         Flag("seeds", int, 5, "how many: 5 means seeds 0 to 4"),
         Flag("out", str | None, None, "the trial's directory (default: runs/trial-<task>-<model>)"),
         Flag("jobs", int, 2, "processes; each gets cores/jobs threads"),
+        Flag("engine", str, "local", "where jobs run. local: processes of this machine; ray: tasks of a Ray cluster"),
+        Flag("ray-address", str | None, None, 'of ray: "auto" or host:port (default: a cluster is started)'),
         Flag("metric", str | None, None, "of the verdicts (default: pass@1, or loss without a verifier)"),
         *options.of_task(args),
         *[f for flags in own.values() for f in flags],
@@ -56,6 +58,7 @@ def main(args: Sequence[str]) -> int:
         v["jobs"],
         options={**rest, "knobs": knobs, "test": asdict(test)},
         metric=v["metric"],
+        place=options.place(v),
     )
     return conclude(out, done.interrupted)
 

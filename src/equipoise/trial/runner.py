@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from equipoise.trial.result import START, conclude, finished, print_result, prin
 from equipoise.trial.workers import GRACE_S, SILENCE_S, Event, Job, run_jobs
 
 RUN_JOB = "equipoise.job.job:run_job"
+Place = Callable[[Sequence[Job], str, int, int, Path, Callable[[Event], None], float, float], bool]  # as run_jobs
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def trial(
     console: Console | None = None,
     grace_s: float = GRACE_S,
     silence_s: float = SILENCE_S,
+    place: Place = run_jobs,
 ) -> TrialResult:
     """Run every method with every seed at the same ``budget``, ``jobs`` at a time, and conclude.
 
@@ -92,7 +94,7 @@ def trial(
     _check(methods, seeds, jobs)
     with Folder(out).locked():
         settings = _claim(out, settings)
-        return _run(out, settings, jobs, console or Console(), grace_s, silence_s)
+        return _run(out, settings, jobs, console or Console(), grace_s, silence_s, place)
 
 
 def resume(
@@ -102,11 +104,40 @@ def resume(
     console: Console | None = None,
     grace_s: float = GRACE_S,
     silence_s: float = SILENCE_S,
+    place: Place = run_jobs,
 ) -> TrialResult:
     """Go on with the trial in ``out``: finished jobs are skipped. Raises RecordError when there is no trial."""
     settings = read_settings(out)
     with Folder(out).locked():
-        return _run(out, settings, jobs, console or Console(), grace_s, silence_s)
+        return _run(out, settings, jobs, console or Console(), grace_s, silence_s, place)
+
+
+def on_ray(address: str | None) -> Place:
+    """Jobs as tasks of the Ray cluster at ``address``; None: of one that is started for them. Raises MissingExtra."""
+    from equipoise.engine import ray
+
+    ray.require()
+
+    def place(
+        jobs: Sequence[Job],
+        run_job: str,
+        workers: int,
+        threads: int,
+        logs: Path,
+        on_event: Callable[[Event], None],
+        grace_s: float,
+        silence_s: float,
+    ) -> bool:
+        from equipoise.engine.ray.jobs import run_jobs as run
+
+        def hear(name: str, news: Mapping[str, Any]) -> None:
+            on_event(Event(name, **news))
+
+        plain = [(job.name, job.spec, job.out) for job in jobs]
+        limits = {"grace_s": grace_s, "silence_s": silence_s}
+        return run(plain, run_job, workers, threads, logs, hear, address=address, **limits)
+
+    return place
 
 
 def is_trial(folder: Path) -> bool:
@@ -162,7 +193,13 @@ def _claim(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    out: Path, settings: Mapping[str, Any], jobs: int, console: Console, grace_s: float, silence_s: float
+    out: Path,
+    settings: Mapping[str, Any],
+    jobs: int,
+    console: Console,
+    grace_s: float,
+    silence_s: float,
+    place: Place,
 ) -> TrialResult:
     every = _jobs(out, settings)
     todo = {job.name: job for job in every if not finished(job.out)}
@@ -176,7 +213,7 @@ def _run(
                 _write_error(out, event)
             board.show(event)
 
-        interrupted = run_jobs(
+        interrupted = place(
             list(todo.values()),
             settings["run_job"],
             jobs,

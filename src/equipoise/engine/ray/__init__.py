@@ -36,10 +36,7 @@ def load(
 
     Raises ArgumentError, UnknownName, MissingExtra, PeerLost, and what the local ``load`` raises.
     """
-    try:
-        import ray  # noqa: F401
-    except ImportError as cause:
-        raise MissingExtra("ray, which runs a cluster,", "pip install 'equipoise[ray]'") from cause
+    require()
     import torch
 
     from equipoise.engine.ray.cluster import Cluster
@@ -56,6 +53,14 @@ def load(
     except BaseException:
         cluster.close()
         raise
+
+
+def require() -> None:
+    """Raises MissingExtra where Ray is not installed."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as cause:
+        raise MissingExtra("ray, which runs a cluster,", "pip install 'equipoise[ray]'") from cause
 
 
 def _sampler(name: str, address: str | None) -> type[Sampler]:

@@ -15,6 +15,7 @@ import ray
 from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
+OPENING_S = 300.0  # at least, for a process to load its libraries and open a model
 GRACE_S = 10.0  # to hear of the death that made others fail, and from those that are alive
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
@@ -31,7 +32,7 @@ class Cluster:
     """A connection to Ray, and what was started over it.
 
     With no ``address`` that of this process, if it has one; else a cluster of this machine alone, which ends with this
-    process. ``processes``: how many will be started. Raises ArgumentError.
+    process. ``processes``: how many will be started, each on a processor. Raises ArgumentError.
     """
 
     def __init__(self, address: str | None, processes: int, deadline_s: float) -> None:
@@ -50,26 +51,29 @@ class Cluster:
         if there < processes:
             self.close()
             raise ArgumentError(
-                f"{processes} processes were asked for (--learners and --samplers), and the Ray cluster has {there} "
-                "processors for them. Ask for fewer, or start it with more: `ray start --head --num-cpus N`."
+                f"{processes} processors are needed for what was asked (--learners and --samplers; or --jobs, with "
+                f"threads each), and the Ray cluster has {there}. Ask for less, or start it with more: "
+                "`ray start --head --num-cpus N`."
             )
 
     def _connect(self, address: str | None, processes: int) -> None:
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            options |= {"address": "local", "num_cpus": processes, "include_dashboard": False}
-            options |= {"_temp_dir": self._folder.name}
         for name, value in _RAY.items():
             os.environ.setdefault(name, value)
         try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, failures.RayError) as cause:
-            where = f"the Ray cluster at {address!r}" if address else "a Ray cluster on this machine"
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._place(address, processes))
+        except Exception as cause:  # boundary: Ray raises bare exceptions when it cannot start
+            where = f"connect to the Ray cluster at {address!r}" if address else "start a Ray cluster here"
             raise ArgumentError(
-                f"--ray-address: could not connect to {where}: {cause}. Start one with `ray start --head`, or leave "
+                f"could not {where}: {cause}. Start one with `ray start --head` and say --ray-address auto, or leave "
                 "--ray-address out."
             ) from cause
+
+    def _place(self, address: str | None, processes: int) -> dict[str, Any]:
+        """Where to connect, as ``ray.init`` is told."""
+        if address is not None:
+            return {"address": address}
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        return {"address": "local", "num_cpus": processes, "include_dashboard": False, "_temp_dir": self._folder.name}
 
     def start(self, name: str, kind: type, *args: Any) -> Handle:
         """A process called ``name`` that holds an object of a class; it ends with the cluster's connection."""
@@ -98,23 +102,30 @@ class Cluster:
                 self._waits -= 1
                 self._idle.notify_all()
 
-    def wait(self, calls: Named, on_done: Callable[[str, Any], Named] = lambda name, result: {}) -> dict[str, Any]:
+    def wait(
+        self,
+        calls: Named,
+        on_done: Callable[[str, Any], Named] = lambda name, result: {},
+        at_least_s: float = 0.0,
+    ) -> dict[str, Any]:
         """Results by the name of who gives them. ``on_done`` may add calls when one is done. For any thread.
 
-        The first failure is raised at once. Raises PeerLost, naming who died or was silent past the deadline."""
+        The first failure is raised at once. Raises PeerLost, naming who died or was silent past the deadline, which is
+        ``at_least_s``."""
         names = {ref: name for name, ref in calls.items()}
         results: dict[str, Any] = {}
-        end = time.monotonic() + self.deadline_s
+        patience = max(self.deadline_s, at_least_s)
+        end = time.monotonic() + patience
         with self._waiting():
             while names:
                 done, _ = ray.wait(list(names), num_returns=1, timeout=max(end - time.monotonic(), 0))
                 if not done:
-                    raise PeerLost(f"no answer within {self.deadline_s:g} s from {self._silent(set(names.values()))}")
+                    raise PeerLost(f"no answer within {patience:g} s from {self._silent(set(names.values()))}")
                 name = names.pop(done[0])
                 results[name] = self._result(name, done[0], names)
                 for more, ref in on_done(name, results[name]).items():
                     names[ref] = more
-                    end = time.monotonic() + self.deadline_s
+                    end = time.monotonic() + patience
         return results
 
     def _silent(self, names: Collection[str]) -> str:

@@ -14,7 +14,7 @@ from equipoise.engine.local.learner import Metrics
 from equipoise.engine.local.text import Text
 from equipoise.engine.ray import slices
 from equipoise.engine.ray.canary import canary
-from equipoise.engine.ray.cluster import Cluster
+from equipoise.engine.ray.cluster import OPENING_S, Cluster
 from equipoise.engine.ray.learner import added, merged
 from equipoise.engine.ray.peers import Learner, Sampler
 from equipoise.engine.ray.samplers import Frozen, Published, Samplers
@@ -123,13 +123,14 @@ class RayEngine(_Reader):
     def _open(self, spec: Mapping[str, Any], samplers: Mapping[str, Any]) -> tuple[Any, ...]:
         """Every process opens the model; facts of it."""
         first = next(iter(self._learners.values()))
-        address = self._cluster.wait({"learner 0": first.address.remote()})["learner 0"]
-        ranks, deadline_s = len(self._learners), self._cluster.deadline_s
+        address = self._cluster.wait({"learner 0": first.address.remote()}, at_least_s=OPENING_S)["learner 0"]
+        ranks, deadline_s = len(self._learners), max(self._cluster.deadline_s, OPENING_S)
         calls: dict[str, Any] = {
             name: learner.open.remote(spec, address, rank, ranks, deadline_s)
             for rank, (name, learner) in enumerate(self._learners.items())
         }
-        self._cluster.wait(calls | {name: handle.open.remote(spec, deadline_s) for name, handle in samplers.items()})
+        calls |= {name: handle.open.remote(spec, deadline_s) for name, handle in samplers.items()}
+        self._cluster.wait(calls, at_least_s=OPENING_S)
         facts: tuple[Any, ...] = self._cluster.wait({"learner 0": first.facts.remote()})["learner 0"]
         return facts
 

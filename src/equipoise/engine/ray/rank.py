@@ -20,8 +20,9 @@ from equipoise.types import Group
 
 
 def join(address: str, rank: int, ranks: int, deadline_s: float) -> None:
-    """Meet the other ranks at ``address`` (host:port of rank 0)."""
-    patience = timedelta(seconds=deadline_s)
+    """Meet the other ranks at ``address`` (host:port of rank 0). Whoever waits for all of them should give up first, to
+    tell which one is silent: here a wait for another rank lasts twice as long."""
+    patience = timedelta(seconds=2 * deadline_s)
     dist.init_process_group("gloo", init_method=f"tcp://{address}", rank=rank, world_size=ranks, timeout=patience)
 
 
