@@ -30,13 +30,14 @@ from equipoise.types import Group, Prompt, Reply, Score, Task
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, OUT = ROOT / "docs" / "learning.md", ROOT / "runs" / "learning"
 SEEDS, ERRORS, LEAST = 3, 3.0, 0.01  # runs an arm; standard errors and difference that a pass takes more than
-ITEMS, SAMPLES, FLOPS = 100, 4, 1e11
+ITEMS, SAMPLES, FLOPS = 100, 4, 3e10
 MEMORY = 512  # verdicts that a control draws from
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a method is tried on. ``score``: "pass@1" of held-out items, or "agreement" of two samples, for methods
+    """What a method is tried on. ``times``: the budget of others, where it has a stage before it learns or learns
+    slowly. ``score``: "pass@1" of held-out items, or "agreement" of two samples, for methods
     without labels; ``control``: "shuffled", or "start" for a method that reads nothing that could be shuffled."""
 
     task: str = "lists"
@@ -44,22 +45,28 @@ class Case:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     score: str = "pass@1"
     control: str = "shuffled"
+    times: float = 1.0
 
 
-CASES: Mapping[str, Case] = {  # of methods that need another task or control
+CASES: Mapping[str, Case] = {  # of methods that need another task, control or budget
+    "a_star_po": Case(times=4),
     "bcpg_nsa": Case("addition", {"difficulty": 2}),
     "brpo": Case("addition", {"difficulty": 2}),
-    "canoe": Case("facts"),
+    "canoe": Case("facts", arguments={"warm": 0.3}, times=20),
     "em": Case(score="agreement", control="start"),
     "empo": Case(score="agreement"),
-    "hbpo": Case("addition", {"difficulty": 2}),
+    "hbpo": Case("addition", {"difficulty": 2}, {"sentence": ""}, times=4),
+    "ifdecorator": Case("mentioned:lists", arguments={"checks": ["intent"]}, times=2),
     "interleaved": Case("addition", {"difficulty": 2}),
     "logic_rl": Case("knights"),
     "per_step_dpo": Case("addition", {"difficulty": 2}),
+    "one_shot_rlvr": Case(times=4),
+    "pf_ppo": Case(times=4),
+    "q_sharp": Case("addition", {"difficulty": 2}, {"fit": 4, "eta": 0.1}, times=8),
     "rise": Case("again:lists"),
-    "rlcr": Case("confident:addition", {"difficulty": 2}),
-    "score": Case("again:lists", arguments={"baseline": True}),
-    "text2sql_rl": Case("sql"),
+    "rlcr": Case("confident:lists", arguments={"warm": 0.4, "demonstrations": 8}, times=10),
+    "score": Case("again:lists", arguments={"prompts": 4, "baseline": True}, times=10),
+    "text2sql_rl": Case("sql", arguments={"demonstrations": 4}, times=20),
 }
 
 
@@ -135,7 +142,7 @@ def _score(run: Run) -> float:
                 folder = Folder(Path(scratch) / "run")
                 folder.create()
                 with (folder / "ledger.jsonl").open("a") as file:
-                    ledger = Ledger(Budget(flops=run.flops), file=file)
+                    ledger = Ledger(Budget(flops=run.flops * case.times), file=file)
                     Loop(recipe, engine, ledger, folder, run.seed, checkpoint_s=math.inf).run()
         found = evaluate(engine, task, "test", ITEMS, SAMPLES, Key((run.seed, "learning")), adjust=recipe.adjust)
         return agreement(found.groups) if case.score == "agreement" else found.metrics["pass@1"].value
@@ -167,7 +174,7 @@ def verdict(real: Sequence[float], control: Sequence[float]) -> tuple[float, boo
 def row(method: str, results: Sequence[Mapping[str, Any]]) -> str:
     """A method's line of the table."""
     case = CASES.get(method, Case())
-    where = f"{case.task}{''.join(f' {k}={v}' for k, v in case.knobs.items())}"
+    where = f"{case.task}{''.join(f' {k}={v}' for k, v in case.knobs.items())}{f', x{case.times:g}' * (case.times > 1)}"
     if errors := [r["error"] for r in results if "error" in r]:
         return f"| `{method}` | {where} | {case.score} | | | | **no**: {errors[0].splitlines()[0].replace('|', '/')} |"
     scores = {arm: [r["score"] for r in results if r["arm"] == arm] for arm in ("real", "control")}
@@ -189,7 +196,7 @@ def page(methods: Sequence[str], results: Sequence[Mapping[str, Any]], flops: fl
             "",
             "Made by `make test-learning` (`python scripts/learning.py`); nothing here is written by hand.",
             "",
-            f"Each method trains `tiny` with {flops:g} FLOPs and its default arguments on a task that suits it, with",
+            f"Each method trains `tiny` with {flops:g} FLOPs (x4: four times as many) on a task that suits it, with",
             f"{SEEDS} seeds, and again as a control in which verdicts are drawn at random from earlier ones,",
             'demonstrations belong to other prompts and steps are right at random ("shuffled"). A method that reads no',
             'label is compared with the start policy ("start"). Score: pass@1 (of last attempts), or agreement of two',

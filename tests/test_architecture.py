@@ -25,6 +25,7 @@ LAYERS = [
     {"job"},
     {"trial"},
     {"report"},
+    {"plan"},
     {"claims"},
     {"cli"},
 ]
@@ -81,7 +82,7 @@ def test_only_the_ray_engine_imports_ray_or_vllm() -> None:
 )
 def test_listing_loads_neither_torch_nor_transformers(command: str) -> None:
     code = f"import sys\nfrom equipoise.cli import main\n{command}\n"
-    code += "heavy = {'torch', 'transformers', 'scipy', 'pyarrow', 'reasoning_gym'} & set(sys.modules)\n"
+    code += "heavy = {'torch', 'transformers', 'scipy', 'pyarrow', 'reasoning_gym', 'simpy'} & set(sys.modules)\n"
     code += "assert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
 

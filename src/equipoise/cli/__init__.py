@@ -17,6 +17,7 @@ COMMANDS = {
     "methods": "list the methods, or search them",
     "tasks": "list the tasks, or search them",
     "claims": "what papers say, put to the test: list, smoke, run, show",
+    "plan": "what a cluster would do, by simulation: who waits for whom, and what to change",
     "data": "`data check FILE --model M` shows what would be trained on",
 }
 
