@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-learning mutants setup clean
+.PHONY: demo test test-cluster test-learning vllm-env mutants setup clean
 
 demo: $(STAMP)  ## an equal-budget trial of five methods, with its report
 	$(BIN)/python scripts/demo.py
@@ -16,6 +16,12 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(STAMP) vllm-env  ## what needs vLLM, which has an environment of its own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm
+
+vllm-env: $(STAMP)  ## vLLM's environment, .venv-vllm
+	$(BIN)/python -m equipoise.engine.ray.vllm_env
 
 mutants: $(STAMP)  ## break each invariant by one line and see its test fail
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py

@@ -13,6 +13,7 @@ A message says what was got, what was expected, where, and how to fix it.
       VerifierFailure (RuntimeError)   too large a share of verdicts failed (never a reward of 0)
       PreflightStop (RuntimeError)     eight prompts showed that the run would be wasted
       Diverged (RuntimeError)          NaN or infinity in a loss, gradient or weight
+      Mismatch (RuntimeError)          a sampler computes something else than the learner
       PeerLost (RuntimeError)          a process of a cluster died, or did not answer in time
       RecordError (RuntimeError)       a run directory or checkpoint that is damaged, foreign or in use
 """
@@ -83,6 +84,10 @@ class PreflightStop(EquipoiseError, RuntimeError):
 
 class Diverged(EquipoiseError, RuntimeError):
     """NaN or infinity in a loss, a gradient or a weight."""
+
+
+class Mismatch(EquipoiseError, RuntimeError):
+    """A sampler's log-probs are not the learner's: what it samples would not be the policy that is trained."""
 
 
 class PeerLost(EquipoiseError, RuntimeError):

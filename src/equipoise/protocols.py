@@ -99,6 +99,9 @@ class Engine(Sampling, Protocol):
     def export(self, folder: Path, merge: bool = True) -> None:
         """The policy as a plain Hugging Face folder with tokenizer and template."""
 
+    def timings(self) -> dict[str, float]:
+        """What it took to move weights between processes, by name, since it was last asked; empty where none are."""
+
     def close(self) -> None:
         """End the processes that it started, if any. It may be called again."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise import recipes, tasks
 from equipoise.engine.batch import count, flatten
 from equipoise.engine.tabular import TabularEngine
 from equipoise.errors import ArgumentError
@@ -167,6 +168,47 @@ def test_clip_stops_the_gradient_outside_and_dual_clip_below() -> None:
     assert slopes(objectives.clipped(0.2, 0.2, "token"), out, b) == [-1.1, 0.0, -0.5, 0.9, 0.0, 1.3, 4.0]
     assert slopes(objectives.clipped(0.2, 0.2, "token", dual=3.0), out, b) == [-1.1, 0.0, -0.5, 0.9, 0.0, 1.3, 0.0]
     assert slopes(objectives.clipped(0.2, 0.28, "token"), out, b)[1] == 0.0
+
+
+def test_truncated_importance_weighs_the_advantage_and_nothing_else() -> None:
+    log = math.log
+    out, b = batch([log(0.5), log(0.3), log(0.2), log(0.2)], None, [1.0, -1.0, 2.0, 1.0])
+    mu = torch.tensor([log(0.5), log(0.6), log(0.05), math.nan], dtype=torch.float64)  # ratios 1, 1/2, 4, none
+    b = dataclasses.replace(b, behaviour=mu)
+    plain = objectives.clipped(0.2, 0.2, "token")
+    corrected = objectives.truncated(plain, 3.0)
+    assert slopes(plain, out, b) == [-1.0, 1.0, -2.0, -1.0]
+    assert slopes(corrected, out, b) == [-1.0, 0.5, -6.0, -1.0]
+    found = corrected.loss(out, b).metrics
+    assert [float(found["importance"][0]), float(found["importance_cut"][0])] == pytest.approx([1 + 0.5 + 3 + 1, 1])
+    with_kl = plain + 0.1 * objectives.kl("start")
+    b = dataclasses.replace(b, notes={"logp:start": out.logp.detach() - 0.3})
+    of_kl = [w - p for w, p in zip(slopes(with_kl, out, b), slopes(plain, out, b), strict=True)]
+    whole = slopes(objectives.truncated(with_kl, 3.0), out, b)
+    assert whole == pytest.approx([s + k for s, k in zip(slopes(corrected, out, b), of_kl, strict=True)])
+
+
+def test_truncated_importance_is_taken_before_the_update_and_says_what_it_cannot_weigh() -> None:
+    log = math.log
+    out, b = batch([log(0.6)], [log(0.5)], [1.0])  # rho is 1.2, and old / mu is 2 whatever the policy is now
+    b = dataclasses.replace(b, behaviour=torch.tensor([log(0.25)], dtype=torch.float64))
+    assert slopes(objectives.truncated(objectives.clipped(1, math.inf, "token"), 4.0), out, b) == [-2.4]
+    agreeing = dataclasses.replace(b, behaviour=torch.tensor([log(0.5)], dtype=torch.float64))
+    assert slopes(objectives.truncated(objectives.clipped(1, math.inf, "token")), out, agreeing) == [-1.2]
+    with pytest.raises(ArgumentError, match="expected at least 1"):
+        objectives.truncated(objectives.clipped(0.2, 0.2), 0.5)
+    with pytest.raises(ArgumentError, match="reads none"):
+        objectives.truncated(objectives.likelihood())
+
+
+def test_truncated_importance_goes_into_any_method_that_has_advantages() -> None:
+    task = tasks.load("addition")
+    grpo = recipes.build("grpo", task)
+    [stream] = objectives.weighted(grpo, 3.0).stages[0].streams
+    assert stream.objective is not None and "min(old/mu, 3) A" in stream.objective.formula
+    assert "old/mu" not in grpo.stages[0].streams[0].objective.formula
+    with pytest.raises(ArgumentError, match="--truncate 3 weighs advantages, and sft has none"):
+        objectives.weighted(recipes.build("sft", task), 3.0)
 
 
 def test_the_first_update_has_the_score_functions_gradient_and_ratio_one() -> None:

@@ -425,6 +425,9 @@ class TabularEngine:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: w.detach().clone() for k, w in self.weights.items()}, folder / "table.safetensors")
 
+    def timings(self) -> dict[str, float]:
+        return {}
+
     def close(self) -> None:
         """It started no process."""
 

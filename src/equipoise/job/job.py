@@ -21,6 +21,7 @@ from equipoise.job.costs import smallest_step
 from equipoise.job.engines import open_engine, processes, published
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
+from equipoise.parts.objectives.mismatch import weighted
 from equipoise.parts.signals import judge
 from equipoise.parts.sources.attempts import longest_evaluated
 from equipoise.protocols import Engine
@@ -63,7 +64,7 @@ def prepare(s: Settings) -> Prepared:
     tracker(s.track)
     deterministic(s.threads)
     task = tasks.load(s.task, **s.knobs)
-    recipe = recipes.build(s.method, task, **s.arguments)
+    recipe = _recipe(s, task)
     budget = s.budget if s.budget.limits() else recipe.budget
     _spendable(recipe, budget)
     engine = open_engine(s, recipe.heads)
@@ -74,10 +75,15 @@ def prepare(s: Settings) -> Prepared:
         raise
 
 
+def _recipe(s: Settings, task: Task) -> Recipe:
+    recipe = recipes.build(s.method, task, **s.arguments)
+    return recipe if s.truncate is None else weighted(recipe, s.truncate)
+
+
 def _fitted(s: Settings, task: Task, recipe: Recipe, engine: Engine, budget: Budget) -> Prepared:
     """Held against the model: what it cannot read, or the budget cannot pay, is told here."""
     task = fitted(task, engine, s)
-    recipe = recipes.build(s.method, task, **s.arguments)  # on the rows that are left
+    recipe = _recipe(s, task)  # on the rows that are left
     _testable(task, s)
     evaluation = evaluation_bound(engine, task, s, recipe.adjust is not None)
     points = _points(s, budget, evaluation)

@@ -70,6 +70,7 @@ class Settings:
     lora_rank: int | None = None
     checkpointing: bool = False
     ahead: int = 0  # steps drawn before the policy is there that learns from them
+    truncate: float | None = None  # most weight of truncated importance sampling; None: no such weights
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the task
     budget: Budget = field(default_factory=Budget)  # empty: the recipe's own

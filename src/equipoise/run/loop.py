@@ -390,7 +390,7 @@ class Loop:
         line["fraction"] = self.ledger.fraction()
         line |= {f"spent/{unit}": value for unit, value in spent.items() if unit != "seconds"}
         timing = {"step": line["step"], "seconds": sum(laps.values()), **{f"{k}_s": v for k, v in laps.items()}}
-        self.folder.append("timings.jsonl", timing)
+        self.folder.append("timings.jsonl", timing | self.engine.timings())
         self.folder.append("metrics.jsonl", line)
         self.report({"event": "step", **line, "seconds": timing["seconds"]})
 

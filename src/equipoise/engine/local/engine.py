@@ -307,6 +307,9 @@ class LocalEngine:
     def export(self, folder: Path, merge: bool = True) -> None:
         adaptation.export(self._network.model, self._wrapper, self.tokenizer, Path(folder), merge)
 
+    def timings(self) -> dict[str, float]:
+        return {}
+
     def close(self) -> None:
         """It started no process."""
 

@@ -123,7 +123,7 @@ def sample(
                 state.select(np.array(live))
         if live:
             state.feed(tokens)
-    return rows, cost + _cost(info, rows)
+    return rows, cost + decoding_cost(info, rows)
 
 
 def _take(queue: deque[Row], most: int, tokens: int) -> list[Row]:
@@ -175,7 +175,7 @@ def _advance(wave: Sequence[Row], logits: Tensor, rules: Rules) -> NDArray[np.in
     return tokens
 
 
-def _cost(info: ModelInfo, rows: Sequence[Sequence[Row]]) -> Cost:
+def decoding_cost(info: ModelInfo, rows: Sequence[Sequence[Row]]) -> Cost:
     """Of decoding: the last token of a row is not fed, and the first is drawn from the prefill's logits."""
     generated = fed = seen = 0
     for row in (r for group in rows for r in group):

@@ -9,6 +9,7 @@ from equipoise.models import resolve
 
 if TYPE_CHECKING:
     from equipoise.engine.ray.engine import RayEngine
+    from equipoise.engine.ray.peers import Sampler
 
 DEADLINE_S = 1800.0  # of every wait for another process
 SAMPLERS = ("local", "vllm")
@@ -43,7 +44,7 @@ def load(
 
     if device not in ("auto", "cpu"):
         raise ArgumentError(f"--device {device} with --engine ray: a cluster's processes compute on CPU so far")
-    kind = _sampler(sampler)
+    kind = _sampler(sampler, address)
     resolve(model)  # a name that is wrong is told before anything is started
     cluster = Cluster(address, learners + samplers, deadline_s)
     try:
@@ -62,12 +63,17 @@ def require() -> None:
         raise MissingExtra("ray, which runs a cluster,", "pip install 'equipoise[ray]'") from cause
 
 
-def _sampler(name: str) -> type:
+def _sampler(name: str, address: str | None) -> type[Sampler]:
     """The class that a sampler's process holds."""
     from equipoise.engine.ray.peers import Sampler
 
     if name not in SAMPLERS:
         raise UnknownName("sampler", name, SAMPLERS)
-    if name == "vllm":
-        raise ArgumentError("--sampler vllm is not here yet; use --sampler local")
-    return Sampler
+    if name == "local":
+        return Sampler
+    from equipoise.engine.ray.vllm_env import interpreter
+    from equipoise.engine.ray.vllm_sampler import VllmSampler
+
+    if address is None:
+        interpreter()  # what is missing here is told before anything is started
+    return VllmSampler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from equipoise.engine.local import state
 from equipoise.engine.local.learner import Metrics
 from equipoise.engine.local.text import Text
 from equipoise.engine.ray import slices
+from equipoise.engine.ray.canary import canary
 from equipoise.engine.ray.cluster import OPENING_S, Cluster
 from equipoise.engine.ray.learner import added, merged
-from equipoise.engine.ray.peers import Learner
+from equipoise.engine.ray.peers import Learner, Sampler
 from equipoise.engine.ray.samplers import Frozen, Published, Samplers
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.keys import Key
@@ -95,14 +97,22 @@ class RayEngine(_Reader):
     """Implements ``equipoise.protocols.Engine``; made by ``equipoise.engine.ray.load``. For one thread."""
 
     def __init__(
-        self, cluster: Cluster, spec: Mapping[str, Any], learners: int, samplers: int, sampler: type, threads: int
+        self,
+        cluster: Cluster,
+        spec: Mapping[str, Any],
+        learners: int,
+        samplers: int,
+        sampler: type[Sampler],
+        threads: int,
     ) -> None:
         self._cluster = cluster
         self._learners = {f"learner {k}": cluster.start(f"learner {k}", Learner, threads) for k in range(learners)}
         crew = {f"sampler {k}": cluster.start(f"sampler {k}", sampler, threads) for k in range(samplers)}
         info, text, self._identity, self._shapes = self._open(spec, crew)
         super().__init__(info, text)
-        self._samplers = Samplers(cluster, crew)
+        self._canary = canary(info) if sampler.checked else None
+        self._samplers = Samplers(cluster, crew, self._canary)
+        self._told = Published()
         self._learned = dict.fromkeys(self._learners, Cost())
         self._sampled = Cost()
         self._states = {"current": 0, **dict.fromkeys(spec.get("keep", ()), 0)}  # policy -> how often it changed
@@ -132,6 +142,17 @@ class RayEngine(_Reader):
     def published(self) -> Published:
         """Weights brought to samplers so far."""
         return self._samplers.published
+
+    def timings(self) -> dict[str, float]:
+        """Publications: how many, bytes that went to samplers, seconds, and what the canary said of the last one."""
+        now, before = self.published, self._told
+        self._told = replace(now)
+        found = {
+            "published": now.times - before.times,
+            "published_bytes": now.bytes - before.bytes,
+            "published_s": now.seconds - before.seconds,
+        }
+        return found if now.canary is None else {**found, "canary": now.canary}
 
     def close(self) -> None:
         """End all processes."""
@@ -167,8 +188,17 @@ class RayEngine(_Reader):
         now, last = self._states[policy], self._frozen.get(policy)
         if last is None or last.state != now:
             found = self._cluster.wait({name: learner.rows.remote(policy) for name, learner in self._learners.items()})
-            last = self._frozen[policy] = Frozen(now, [part for name in self._learners for part in found[name]])
+            parts = [part for name in self._learners for part in found[name]]
+            last = self._frozen[policy] = Frozen(now, parts, self._sung(policy))
         return last
+
+    def _sung(self, policy: str) -> Sequence[float]:
+        """The canary's log-probs, as the learners have them."""
+        if self._canary is None:
+            return ()
+        [notes] = merged(self._all("unmetered", [self._canary.group()], policy))
+        logp: list[float] = notes["logp"][0].tolist()
+        return logp
 
     def _changed(self, policy: str) -> None:
         self._states[policy] = self._states.get(policy, 0) + 1

@@ -69,6 +69,8 @@ class Learner(Peer):
 class Sampler(Peer):
     """A process with the whole model, which samples and reads but never learns."""
 
+    checked = False  # whether a canary is needed: not where learner and sampler are one program
+
     def __init__(self, threads: int) -> None:
         local.deterministic(threads)
         self._asked: queue.Queue[tuple[Prompt, Response] | None] = queue.Queue()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from equipoise.engine.ray.canary import Canary
 from equipoise.engine.ray.cluster import Cluster, Handle, Named
 from equipoise.keys import Key
 from equipoise.protocols import Environment
@@ -16,10 +17,12 @@ from equipoise.types import Cost, Decoder, Group, Prompt, Response
 
 @dataclass(frozen=True)
 class Frozen:
-    """The weights of a policy as they were once: references to every learner's rows, in shared memory."""
+    """The weights of a policy as they were once: references to every learner's rows, in shared memory, and the
+    log-probs that the learners gave the canary, where there is one."""
 
     state: int  # of the states that the policy went through
     parts: Sequence[Any]
+    canary: Sequence[float] = ()
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Published:
     times: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    canary: float | None = None  # nats, the most that a sampler's log-probs differed from the learners', the last time
 
 
 @dataclass
@@ -41,9 +45,11 @@ class _Sampler:
 class Samplers:
     """Processes that sample, each with a whole model. Two threads may ask; the second waits for the first."""
 
-    def __init__(self, cluster: Cluster, handles: Mapping[str, Handle]) -> None:
-        self._cluster = cluster
-        self._every = {name: _Sampler(handle, {"current": 0}) for name, handle in handles.items()}
+    def __init__(self, cluster: Cluster, handles: Mapping[str, Handle], canary: Canary | None) -> None:
+        self._cluster, self._canary = cluster, canary
+        # All have opened the same model; but where there is a canary, it has to be heard before anything is sampled.
+        held = {"current": 0} if canary is None else {}
+        self._every = {name: _Sampler(handle, dict(held)) for name, handle in handles.items()}
         self._lock = threading.Lock()  # between the delivery of weights and what is sampled from them
         self.published = Published()
 
@@ -99,11 +105,21 @@ class Samplers:
             self._every[name].holds.pop(policy, None)  # until it has all of them
         calls = {name: self._every[name].handle.receive.remote(policy, parts) for name in other}
         sizes = self._cluster.wait(calls)
+        self._hear(weights, policy, other)
         for name in other:
             self._every[name].holds[policy] = weights.state
         self.published.times += 1
         self.published.bytes += sum(sizes.values())
         self.published.seconds += time.monotonic() - started
+
+    def _hear(self, weights: Frozen, policy: str, names: Sequence[str]) -> None:
+        """The canary, from samplers that were given weights. Raises Mismatch."""
+        if self._canary is None:
+            return
+        calls = {name: self._every[name].handle.logprobs.remote(self._canary.ids, policy) for name in names}
+        heard = self._cluster.wait(calls)
+        said = weights.canary
+        self.published.canary = max(self._canary.check(name, policy, said, heard[name]) for name in names)
 
     def export(self, weights: Frozen, merge: bool) -> dict[str, bytes]:
         """The files of a Hugging Face folder, by name."""

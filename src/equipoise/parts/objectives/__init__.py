@@ -9,6 +9,7 @@ from equipoise.parts.objectives.critic import outcome_error, value_error
 from equipoise.parts.objectives.divergence import Estimator, entropy, keep_within, kl
 from equipoise.parts.objectives.embeddings import Sample, near_demonstration
 from equipoise.parts.objectives.imitation import likelihood
+from equipoise.parts.objectives.mismatch import truncated, weighted
 from equipoise.parts.objectives.outcomes import outcome, right_and_wrong
 from equipoise.parts.objectives.over import Over
 from equipoise.parts.objectives.pairs import preference, ranked
@@ -44,6 +45,8 @@ __all__ = [
     "right_and_wrong",
     "score_function",
     "separate",
+    "truncated",
     "value_error",
     "value_residual",
+    "weighted",
 ]
