@@ -202,6 +202,8 @@ def page(methods: Sequence[str], results: Sequence[Mapping[str, Any]], flops: fl
             'label is compared with the start policy ("start"). Score: pass@1 (of last attempts), or agreement of two',
             f"samples, on {ITEMS} held-out items x {SAMPLES} samples. A method passes when it is more than {ERRORS:g}",
             f"standard errors and {LEAST:g} above its control; with so few seeds it ranks nothing.",
+            "Methods with a budget above x1 did not pass at x1 with their default arguments; both arms were given",
+            "the settings that their claims use, and more to spend (`CASES` in the script).",
             "",
             f"{passed} of {len(methods)} methods passed; {sum(r['seconds'] for r in results) / 60:.0f} minutes of one "
             "core's runs.",

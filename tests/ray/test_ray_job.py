@@ -93,14 +93,6 @@ def test_one_learner_and_one_sampler_are_the_local_run(here: Path, tmp_path: Pat
     assert Folder(there).read_toml("run.toml")["cluster"]["samplers"] == 1
 
 
-def test_drawn_ahead_in_another_thread_it_is_the_local_run_too(tmp_path: Path) -> None:
-    """Samplers draw the next step while the learner learns from this one; where they take turns it is the same."""
-    runs = [trained(tmp_path / "here", ahead=1)]
-    runs.append(trained(tmp_path / "there", ahead=1, cluster={"deadline_s": DEADLINE_S}))
-    assert_same(*runs)
-    assert max(line.get("staleness", 0) for line in Folder(runs[1]).lines("metrics.jsonl")) == 1.0
-
-
 def test_a_killed_sampler_and_a_killed_learner_change_nothing(two: Path, tmp_path: Path) -> None:
     """Each is killed in the middle of its work; the run goes on by itself from its last checkpoint."""
     said: list[str] = []

@@ -36,9 +36,3 @@ def processes(s: Settings) -> str:
     does, so they are told by the same words."""
     c = s.cluster or Cluster()
     return f"{c.learners} learner{'s'[: c.learners > 1]}, {c.samplers} {c.sampler} sampler{'s'[: c.samplers > 1]}"
-
-
-def published(engine: Engine) -> dict[str, float]:
-    """Of a cluster: how often weights were brought to samplers since it was opened, bytes and seconds. Else nothing."""
-    record = getattr(engine, "published", None)
-    return dict(vars(record)) if record is not None else {}

@@ -18,7 +18,7 @@ from equipoise.budget import Budget, Ledger, amounts, flag, journalled, show
 from equipoise.errors import ArgumentError, BudgetError, PeerLost, RecordError
 from equipoise.job import preflight
 from equipoise.job.costs import smallest_step
-from equipoise.job.engines import open_engine, processes, published
+from equipoise.job.engines import open_engine, processes
 from equipoise.job.settings import Settings, settings
 from equipoise.keys import Key
 from equipoise.parts.objectives.mismatch import weighted
@@ -284,14 +284,6 @@ def _train(p: Prepared, folder: Folder, report: Report, stack: ExitStack) -> Non
         reason = loop.run()
     ledger.stop_clock()
     folder.write_json("spent.json", ledger.report())
-    if found := published(p.engine):
-        folder.write_json("published.json", found)
-        report(
-            {
-                "event": "say",
-                "text": "weights published {times} times, {bytes:,} bytes, {seconds:.2f} s".format(**found),
-            }
-        )
     if reason == "interrupted":
         again = f"equipoise resume {folder.path}"
         report({"event": "say", "text": f"stopped after step {loop.at.step}; go on with: {again}"})

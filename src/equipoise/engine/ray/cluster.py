@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
+from equipoise.engine.ray import guard
 from equipoise.errors import ArgumentError, EquipoiseError, PeerLost
 from ray import exceptions as failures
 
@@ -39,6 +41,7 @@ class Cluster:
         self.deadline_s = deadline_s
         self._actors: dict[str, Handle] = {}
         self._waits, self._idle = 0, threading.Condition()
+        self._guard: subprocess.Popen[bytes] | None = None
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address, processes)
@@ -62,18 +65,23 @@ class Cluster:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._place(address, processes))
         except Exception as cause:  # boundary: Ray raises bare exceptions when it cannot start
+            self.close()
             where = f"connect to the Ray cluster at {address!r}" if address else "start a Ray cluster here"
             raise ArgumentError(
                 f"could not {where}: {cause}. Start one with `ray start --head` and say --ray-address auto, or leave "
                 "--ray-address out."
             ) from cause
+        finally:
+            os.environ.pop(guard.MARK, None)
 
     def _place(self, address: str | None, processes: int) -> dict[str, Any]:
         """Where to connect, as ``ray.init`` is told."""
         if address is not None:
             return {"address": address}
-        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-        return {"address": "local", "num_cpus": processes, "include_dashboard": False, "_temp_dir": self._folder.name}
+        folder = tempfile.mkdtemp(prefix="ray-")
+        self._guard = guard.start(folder)
+        os.environ[guard.MARK] = folder
+        return {"address": "local", "num_cpus": processes, "include_dashboard": False, "_temp_dir": folder}
 
     def start(self, name: str, kind: type, *args: Any) -> Handle:
         """A process called ``name`` that holds an object of a class; it ends with the cluster's connection."""
@@ -90,6 +98,9 @@ class Cluster:
             self._idle.wait_for(lambda: not self._waits, GRACE_S)
         if self._own:
             ray.shutdown()
+        if self._guard is not None:
+            self._guard.communicate(timeout=OPENING_S)
+            self._guard = None
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:

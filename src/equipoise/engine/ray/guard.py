@@ -1,0 +1,53 @@
+"""Ends what is left of a cluster when the process that started it is gone, however it went.
+
+Some of Ray's own processes outlive a killed driver by a minute. This file is run as a process of its own, which needs
+nothing but the standard library; its standard input is a pipe whose other end only that process holds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MARK = "EQUIPOISE_CLUSTER"  # in the environment of all processes of a cluster: its folder
+TRIES = 50
+
+
+def start(folder: str) -> subprocess.Popen[bytes]:
+    """A guard of the processes that carry the mark of ``folder``; it begins when its standard input is closed."""
+    command = [sys.executable, "-I", __file__, folder]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # Ctrl-C is not for it
+
+
+def carrying(folder: str) -> list[int]:
+    """Processes with the mark of ``folder``; none where the system does not tell."""
+    line, found = f"{MARK}={folder}".encode(), []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if line in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+    return found
+
+
+def end(folder: str) -> None:
+    """Kill them all, and remove the folder."""
+    for _ in range(TRIES):
+        left = carrying(folder)
+        if not left:
+            break
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()  # until the other end is closed
+    end(sys.argv[1])
