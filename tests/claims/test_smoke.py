@@ -30,11 +30,12 @@ CLAIM = Claim(
     budget={"flops": 2.4e10},
     items=8,
     samples=2,
+    smoke_share=0.5,
 )
 
 
 def test_faults_say_where_and_why_and_what_is_sound_runs(tmp_path: Path) -> None:
-    found = smoke(CLAIM, tmp_path, share=0.5)
+    found = smoke(CLAIM, tmp_path)
     assert list(found.updates) == ["grpo"] and sum(found.updates["grpo"].values()) >= 1
     assert [f.where for f in found.faults] == ["huge", "brier: grpo above start", "pass@1: grpo above huge"]
     huge, brier, pair = (f.reason for f in found.faults)
@@ -47,7 +48,7 @@ def test_faults_say_where_and_why_and_what_is_sound_runs(tmp_path: Path) -> None
 
 def test_a_claim_of_arms_that_cannot_begin_runs_nothing(tmp_path: Path) -> None:
     none = replace(CLAIM, arms=CLAIM.arms[1:], better="huge", also=())
-    found = smoke(none, tmp_path)
+    found = smoke(none, tmp_path, share=0.1)
     assert [f.where for f in found.faults] == ["huge"] and not found.updates and not list(tmp_path.iterdir())
 
 

@@ -32,7 +32,8 @@ class Claim:
     The deciding contrast is ``better`` against ``worse`` on ``metric``; ``matters`` is in that metric's units.
     ``also``: further contrasts, reported and not deciding. ``lr_scales``: learning rates tried for each arm, as
     multiples of its default; (1.0,): no tuning. A try has ``tuning_share`` of the budget. ``items`` and ``samples``
-    are the test's. Raises ArgumentError for what contradicts itself.
+    are the test's. ``smoke_share``: of the budget, with which every stage makes an update. Raises ArgumentError for
+    what contradicts itself.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Claim:
     samples: int = 4
     lr_scales: tuple[float, ...] = (0.5, 1.0, 2.0)
     tuning_share: float = 0.25
+    smoke_share: float = 0.1
 
     def __post_init__(self) -> None:
         labels = {START, *(arm.label for arm in self.arms)}

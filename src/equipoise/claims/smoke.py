@@ -23,7 +23,6 @@ from equipoise.trial.result import run_folder
 from equipoise.trial.runner import ArmSpec
 
 SEED = 2_000_000  # shared with no claim's runs and no tuning
-SHARE = 0.1  # of the budget
 ITEMS = 10  # of validation and of the test, most
 
 
@@ -51,8 +50,11 @@ class Smoke:
         return sum(self.seconds.values()) * (claim.seeds + tries) / 60
 
 
-def smoke(claim: Claim, out: Path, share: float = SHARE, jobs: int = 2, console: Console | None = None) -> Smoke:
-    """Try ``claim`` with ``share`` of its budget in ``out``. Raises KeyboardInterrupt when it was interrupted."""
+def smoke(claim: Claim, out: Path, share: float | None = None, jobs: int = 2, console: Console | None = None) -> Smoke:
+    """Try ``claim`` with ``share`` of its budget (None: as it says) in ``out``.
+
+    Raises KeyboardInterrupt when it was interrupted."""
+    share = claim.smoke_share if share is None else share
     budget = {unit: share * limit for unit, limit in claim.budget.items()}
     small = replace(claim, budget=budget, items=min(ITEMS, claim.items))
     arms, faults = _prepared(small)

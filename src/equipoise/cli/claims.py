@@ -70,14 +70,14 @@ def _run(args: Sequence[str]) -> int:
 def _smoke(args: Sequence[str]) -> int:
     flags = [
         Flag("ids", tuple[str, ...], (), "of the claims, as P386 (default: all)", positional=True),
-        Flag("share", float, 0.1, "of each claim's budget"),
+        Flag("share", float | None, None, "of each claim's budget (default: as its spec says, mostly 0.1)"),
         Flag("jobs", int, 2, "processes; each gets cores/jobs threads"),
         Flag("out", str | None, None, "directory to keep the runs in (default: none is kept)"),
         Flag("json", bool, False, "print JSON"),
     ]
     about = "Try claims small before they are run: every arm on one seed, and all that a verdict needs. Stores nothing."
     v = options.parse("equipoise claims smoke", about, flags, args)
-    if not 0 < v["share"] <= 1:
+    if v["share"] is not None and not 0 < v["share"] <= 1:
         raise ArgumentError(f"--share is {v['share']:g}; expected a share of the budget in (0, 1]")
     from equipoise.claims.smoke import smoke
 

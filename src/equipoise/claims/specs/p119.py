@@ -31,4 +31,5 @@ CLAIM = Claim(
     task="addition",
     knobs={"difficulty": 4},
     budget={"flops": 6e11},
+    smoke_share=0.2,
 )

@@ -20,4 +20,5 @@ CLAIM = Claim(
     task="facts",
     budget={"flops": 6e11},
     lr_scales=(1.0,),
+    smoke_share=0.5,
 )

@@ -20,4 +20,5 @@ CLAIM = Claim(
     items=100,
     lr_scales=(1.0, 2.0, 4.0),
     tuning_share=0.5,
+    smoke_share=0.5,
 )
