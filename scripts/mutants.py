@@ -113,8 +113,8 @@ MUTANTS = [
     Mutant(
         5,
         "budget.py",
-        "if any(have[u] + wanted[u] > self.ceiling * limit for u, limit in self.budget.limits().items()):",
-        "if any(have[u] > self.ceiling * limit for u, limit in self.budget.limits().items()):",
+        "if any(have[u] + wanted[u] > ceiling * limit for u, limit in limits.items()):",
+        "if any(have[u] > ceiling * limit for u, limit in limits.items()):",
         "test_budget.py::test_no_method_exceeds_a_budget_and_what_was_spent_was_charged[generated_tokens-grpo]",
     ),
     Mutant(
