@@ -63,7 +63,7 @@ def test_sampling_and_learning_overlap(tmp_path: Path, monkeypatch: pytest.Monke
     """Both slowed by sleeps: in turns a step takes at least the sum, one step ahead it saves most of one of them."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
     monkeypatch.setattr(ray_engine, "Learner", SlowLearner)
-    monkeypatch.setattr(cluster, "_sampler", lambda name: SlowSampler)
+    monkeypatch.setattr(cluster, "_sampler", lambda *kind: SlowSampler)
     steps, seconds = 6, {}
     task = tasks.load("addition", difficulty=2)
     made = recipes.build("grpo", task, prompts=2, samples=4)

@@ -236,7 +236,10 @@ class Loop:
         clock.lap("generate")
         drawn = []
         for i in range(len(stage.streams)):
-            mine = early[i] if early and not (early[i].empty and early[i].short) else self._sourced(stage, i)
+            mine = early[i] if early else self._sourced(stage, i)
+            if early and mine.empty and mine.short:  # a guide may have begun what then did not fit
+                mine = self._sourced(stage, i)
+                mine.cost += early[i].cost
             clock.lap("generate")
             drawn.append(self._scored(stage, i, mine, clock))
         return drawn
