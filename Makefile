@@ -17,8 +17,8 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-cluster: $(STAMP) vllm-env  ## what needs vLLM, which has an environment of its own
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm
+test-cluster: $(STAMP) vllm-env  ## what needs vLLM, which has an environment of its own, or an idle machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "vllm or clocked"
 
 vllm-env: $(STAMP)  ## vLLM's environment, .venv-vllm
 	$(BIN)/python -m equipoise.engine.ray.vllm_env

@@ -170,6 +170,7 @@ def test_the_end_of_the_budget_is_used_as_without(tmp_path: Path) -> None:
     assert one.flops > loop.ledger.unspent()["flops"]
 
 
+@pytest.mark.clocked
 def test_sampling_and_learning_overlap(tmp_path: Path) -> None:
     """By the clock: one after the other takes the sum, one step ahead about the longer of the two."""
     pause, steps = 0.08, 8

@@ -59,6 +59,7 @@ class SlowSampler(peers.Sampler):
         return super().sample(*args)
 
 
+@pytest.mark.clocked
 def test_sampling_and_learning_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both slowed by sleeps: in turns a step takes at least the sum, one step ahead it saves most of one of them."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file

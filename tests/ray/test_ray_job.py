@@ -117,6 +117,7 @@ def test_a_killed_sampler_and_a_killed_learner_change_nothing(two: Path, tmp_pat
     assert "lost" in spent[1] and spent[1]["lost"]["generated_tokens"] > 0
 
 
+@pytest.mark.clocked
 def test_who_is_silent_is_named(tmp_path: Path) -> None:
     """A stopped learner: its deadline passes, the other one is not blamed, and nothing is left of either."""
     threads: list[threading.Thread] = []
@@ -130,6 +131,7 @@ def test_who_is_silent_is_named(tmp_path: Path) -> None:
         trained(tmp_path / "run", report, cluster={"learners": 2, "deadline_s": 15.0, "retries": 0})
 
 
+@pytest.mark.clocked
 @pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_and_is_resumed(here: Path, tmp_path: Path) -> None:
     """kill -9 of the process that runs the job, which started a cluster of its own: all is gone within 30 s."""
@@ -142,7 +144,7 @@ def test_a_killed_driver_leaves_nothing_and_is_resumed(here: Path, tmp_path: Pat
         end = time.monotonic() + 30
         while (left := marked(mark)) and time.monotonic() < end:
             time.sleep(0.2)
-        assert not left
+        assert not left, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
     assert not Folder(out).finished
     assert main(["resume", str(out)]) == 0
     assert_same(here, out)

@@ -16,7 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "EQUIPOISE_CLUSTER"  # in the environment of all processes of a cluster: its folder
-TRIES = 50
+# Looks of a tenth of a second each, and how many of them must find nothing before it is believed: a process that is
+# just starting another program shows no environment for an instant.
+TRIES, QUIET = 250, 10
 
 
 def start(folder: str) -> subprocess.Popen[bytes]:
@@ -37,9 +39,11 @@ def carrying(folder: str) -> list[int]:
 
 def end(folder: str) -> None:
     """Kill them all, and remove the folder."""
+    quiet = 0
     for _ in range(TRIES):
         left = carrying(folder)
-        if not left:
+        quiet = 0 if left else quiet + 1
+        if quiet == QUIET:
             break
         for pid in left:
             with suppress(ProcessLookupError):
