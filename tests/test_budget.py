@@ -42,6 +42,21 @@ def test_reserving_takes_the_longest_prefix_that_fits_and_settling_gives_back() 
     assert ledger.reserve([Cost(generated_tokens=40)])[0] == 0
 
 
+def test_draws_for_later_steps_see_what_those_before_them_reserved_and_nothing_later() -> None:
+    ledger, forty = Ledger(Budget(generated_tokens=100)), Cost(generated_tokens=40)
+    first, second = ledger.advance(1), ledger.advance(2)
+    ledger.charge("training", Cost(generated_tokens=15))  # after both were begun: they do not see it
+    assert first.reserve([forty] * 3)[0] == 2
+    assert second.reserve([forty])[0] == 0 and second.reserve([Cost(generated_tokens=20)])[0] == 1
+    assert ledger.reserve([Cost(generated_tokens=1)])[0] == 0  # 15 spent, 80 and 20 on their way
+    assert ledger.spent.generated_tokens == 15 and first.fraction() == 0.0
+    ledger.join(first)
+    assert ledger.by["reserved"].generated_tokens == 80 and ledger.advances == [second]
+    ledger.settle({"sampling": Cost(generated_tokens=30)})
+    ledger.join(second)
+    assert ledger.spent.generated_tokens == 65 and second.earlier == ()  # no chain of all that ever were
+
+
 @pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan")])
 def test_a_budget_must_be_a_positive_number(limit: float) -> None:
     with pytest.raises(BudgetError, match=r"--budget\.generated-tokens.*above 0"):

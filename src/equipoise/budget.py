@@ -159,6 +159,7 @@ class Ledger:
     def join(self, advance: Advance) -> None:
         """The draw's step has come: what it reserved is reserved here, until ``settle``."""
         self.advances.remove(advance)
+        advance.earlier = ()  # it reserves no more, and would keep all that ever were
         if advance.reserved != Cost():
             self.by["reserved"] = self.by.get("reserved", Cost()) + advance.reserved
 
