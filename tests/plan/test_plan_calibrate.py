@@ -117,6 +117,17 @@ def test_publication_is_half_the_learners_and_half_the_samplers(tmp_path: Path) 
     assert predict(published, steps, free).seconds_a_step == pytest.approx(2.0 + 0.4)
 
 
+def test_publication_is_taken_out_of_the_generation_that_it_lies_in(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r")
+    lines = [{**line, "published_s": 0.25} for line in Folder(run).lines("timings.jsonl")]
+    (run / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, steps = calibrated(run)
+    assert found.publish_s == pytest.approx(0.25)
+    assert found.generate["constant_s"] == pytest.approx(0.25), "half a second, less what publication took"
+    mean = np.mean([s.generate_s + 0.25 + s.learn_s + s.score_s + s.record_s for s in steps])
+    assert predict(found, steps, Target()).seconds_a_step == pytest.approx(mean)
+
+
 def test_document_is_json(tmp_path: Path) -> None:
     found, steps = calibrated(write_run(tmp_path / "r"))
     target = Target(learners=2, ahead=1, cores=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from small_models import make_model, make_tokenizer, policy_gradient, rollouts
 from equipoise.engine import local
 from equipoise.engine import ray as cluster
 from equipoise.engine.batch import count
+from equipoise.engine.ray import guard
 from equipoise.errors import ArgumentError, UnknownName
 from equipoise.keys import Key
 from equipoise.types import Decoder
@@ -149,3 +151,21 @@ def test_errors_come_back_as_what_they_are(pair: tuple[Any, Any]) -> None:
         cluster.load("tiny", address="auto")
     with pytest.raises(ArgumentError, match="processors"):
         cluster.load("tiny", learners=1000)
+
+
+def test_the_guard_ends_what_carries_its_mark_or_is_rays_and_writes_there(tmp_path: Path) -> None:
+    """A title may be written over the mark; a file that another program has open makes it none of the cluster's."""
+    marked = {**os.environ, guard.MARK: str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+
+        def sleeper(title: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([title, "100"], executable="/bin/sleep", stdout=log, env=environment)
+
+        carrier, titled, reader = sleeper("sleep", marked), sleeper("ray::Agent", {}), sleeper("tail", {})
+    try:
+        guard.end(str(tmp_path))
+        assert [carrier.wait(10), titled.wait(10), reader.poll()] == [-9, -9, None]
+        assert not tmp_path.exists()
+    finally:
+        for process in (carrier, titled, reader):
+            process.kill()

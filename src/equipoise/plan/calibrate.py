@@ -31,7 +31,7 @@ class Measured:
 
     step: int
     draw: Draw
-    generate_s: float
+    generate_s: float  # without publishing
     learn_s: float
     score_s: float  # verifiers and credit
     record_s: float
@@ -49,7 +49,7 @@ class Fit:
     learn: dict[str, float]  # constant_s; token_s times the tokens that the learner reads
     score_s: float  # mean
     record_s: float  # mean
-    publish_s: float  # mean; 0 where the run's timings hold none: then it is within generation
+    publish_s: float  # mean; 0 where nothing is published, as by the local engine
     generate_error: float  # root mean square of the residuals, as a share of the mean
     learn_error: float
 
@@ -88,10 +88,10 @@ def measured(run: Path) -> list[Measured]:
 
 
 def _step(folder: Folder, line: dict[str, Any]) -> Measured:
-    step, known = int(line["step"]), {"credit_s": 0.0, "score_s": 0.0, "record_s": 0.0, "publish_s": 0.0, **line}
-    score_s = known["score_s"] + known["credit_s"]
-    rest = known["record_s"], known["publish_s"]
-    return Measured(step, _drawn(folder, step), line["generate_s"], line["train_s"], score_s, *rest)
+    step, known = int(line["step"]), {"credit_s": 0.0, "score_s": 0.0, "record_s": 0.0, "published_s": 0.0, **line}
+    score_s, publish_s = known["score_s"] + known["credit_s"], known["published_s"]
+    generate_s = max(line["generate_s"] - publish_s, 0.0)  # weights are published when they are first sampled from
+    return Measured(step, _drawn(folder, step), generate_s, line["train_s"], score_s, known["record_s"], publish_s)
 
 
 def _drawn(folder: Folder, step: int) -> Draw:

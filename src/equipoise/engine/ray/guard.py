@@ -28,13 +28,30 @@ def start(folder: str) -> subprocess.Popen[bytes]:
 
 
 def carrying(folder: str) -> list[int]:
-    """Processes with the mark of ``folder``; none where the system does not tell."""
-    line, found = f"{MARK}={folder}".encode(), []
+    """Processes of the cluster of ``folder``; none where the system does not tell.
+
+    They carry its mark, but one that gives itself a title writes over the beginning of its environment, and with it
+    over the mark if that comes early. Such a one is known by its title and the logs it has open."""
+    line, place = f"{MARK}={folder}".encode(), os.path.realpath(folder)
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if line in (path / "environ").read_bytes().split(b"\0"):
+            if line in (path / "environ").read_bytes().split(b"\0") or (_titled(path) and _opened(path, place)):
                 found.append(int(path.name))
     return found
+
+
+def _titled(process: Path) -> bool:
+    return (process / "cmdline").read_bytes().startswith(b"ray::")
+
+
+def _opened(process: Path, folder: str) -> bool:
+    """Whether it has a file of the folder open."""
+    for file in (process / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if os.readlink(file).startswith(folder + os.sep):
+                return True
+    return False
 
 
 def end(folder: str) -> None:
