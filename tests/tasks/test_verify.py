@@ -21,6 +21,11 @@ from equipoise.verify.verdicts import Item
 
 REWARDS = """
 import os, re, signal, subprocess, sys, time
+from dataclasses import dataclass
+
+@dataclass
+class Wanted:  # a dataclass looks up the module that it is defined in
+    length: "int" = 3
 
 def plain(prompts, completions, answer, **columns):
     print("chatter on stdout must not disturb the protocol")

@@ -89,8 +89,12 @@ def _from_file(place: str) -> ModuleType:
         raise FileNotFoundError(f"{place} is no Python file")
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[name] = module
+    sys.modules[name] = module  # first: dataclasses look up the module that they are defined in
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
