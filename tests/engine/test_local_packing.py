@@ -10,9 +10,13 @@ import pytest
 import torch
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
+from equipoise.engine.local import prepacked
 from equipoise.engine.local import rows as layouts
+from equipoise.types import Group, Prompt, Response
 
 PACKING = ["llama", "qwen3", "gpt2", "mistral", "gemma3", "gemma2", "granite", "mixtral"]
+HERE = prepacked.supported(torch.float32, torch.device("cpu"))
+FUSED = ["llama", "qwen3"] if HERE else []  # by our own step of their layers
 FALLING_BACK = {"mamba": "own", "rwkv": "none"}  # how decoding rows are remembered
 
 
@@ -45,7 +49,8 @@ def test_packs_and_every_layout_equals_single_rows(kind: str, monkeypatch: pytes
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         engine = make_engine(kind)
-    assert (engine.network.packs, engine.network.memory, engine.network.splits) == (True, "columns", True)
+    assert (engine.network.packs, engine.network.splits) == (True, True)
+    assert engine.network.memory == ("fused" if kind in FUSED else "columns")
     groups = rollouts(engine, prompts=3, samples=4, tokens=14)
     found = []
     for layout, width in LAYOUTS:
@@ -110,3 +115,24 @@ def test_long_shared_prompts_are_computed_once() -> None:
     groups = rollouts(engine, prompts=2, samples=4, tokens=4)
     gradients(engine, groups, policy_gradient())
     assert set(engine.layouts) == {"shared"}
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_micro_batch_counts_a_prompt_as_often_as_it_is_read(packs: bool) -> None:
+    """Three responses of 2, 3 and 4 tokens to a prompt of 10: 19 tokens read once, 42 in rows of equal length."""
+    group = _group(10, [2, 3, 4])
+    whole = 19 if packs else 42
+    assert layouts.area(group, packs) == whole
+    for limit, pieces in ((whole, [(0, 1, 2)]), (whole - 1, [(1, 2), (0,)])):
+        cuts = layouts.partition([group], limit, packs)
+        assert [piece.responses for cut in cuts for piece in cut] == pieces
+    assert len(layouts.partition([group, group], 2 * whole, packs)) == 1
+    assert len(layouts.partition([group, group], 2 * whole - 1, packs)) == 2
+
+
+def _group(prompt: int, lengths: list[int]) -> Group:
+    def response(n: int) -> Response:
+        ids = np.ones(n, dtype=np.int64)
+        return Response(ids, None, np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.int32), "", origin="demonstration")
+
+    return Group(Prompt("p", text="-", ids=tuple(range(prompt))), tuple(map(response, lengths)))

@@ -10,6 +10,7 @@ from torch import nn
 
 from equipoise.engine.batch import projection
 from equipoise.engine.local import adaptation
+from equipoise.engine.local.allocator import keep_freed
 from equipoise.engine.local.engine import LocalEngine, Settings, describe
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.probe import probe
@@ -65,11 +66,14 @@ def wrap(
 
     ``heads``: names of extra linear heads (``types.columns`` says how wide), 0 at the start unless
     ``types.projects``: those are a function of ``seed``. ``keep``: names for
-    snapshots of the start. ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 3 GB.
+    snapshots of the start. ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 1 GB on CPU,
+    and under 3 elsewhere.
     ``sampled_rows``: responses in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute
     activations in backward passes.
     """
     where = _device(device)
+    if where.type == "cpu":
+        keep_freed()
     compute = _compute(dtype, where)
     without_dropout(model)
     model.to(device=where, dtype=torch.float64 if compute == torch.float64 else torch.float32).eval()
@@ -131,12 +135,13 @@ def _context(model: Any) -> int:
 
 
 def _rows_tokens(network: Network, checkpointing: bool) -> int:
-    """Tokens whose activations take about 3 GB: some 24 numbers per unit of width and layer (3 if recomputed).
+    """Tokens whose activations take about 3 GB (CPU: 1): some 24 numbers per unit of width and layer, 3 if recomputed.
 
     More than 8192 gain nothing: smaller micro-batches stay in a processor's caches."""
     layers = int(network.config.num_hidden_layers)
     per_token = 4 * network.width * layers * (3 if checkpointing else 24)
-    return max(512, min(8192, (3 << 30) // per_token))
+    room = (1 if network.device.type == "cpu" else 3) << 30
+    return max(512, min(8192, room // per_token))
 
 
 def _heads(wanted: Iterable[str], network: Network, seed: int) -> nn.ModuleDict:

@@ -43,6 +43,11 @@ class Columns(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
         new[:, :, : self.used - start] = states[:, :, start : self.used]
         return new
 
+    @property
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the columns that are filled."""
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
     def select(self, rows: Tensor, start: int) -> None:
         """Keep ``rows`` (one may be kept several times), and drop the columns before ``start``."""
         self.keys = self._moved(self.keys[rows], start, self.used - start)
@@ -54,6 +59,13 @@ class Columns(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
         used = max(self.used, other.used)
         self.keys, self.values = _joined(self, other, used, "keys"), _joined(self, other, used, "values")
         self.used = used
+
+    def without_columns(self, rows: int) -> Columns:
+        """As many rows with no column."""
+        empty = Columns()
+        empty.keys, empty.values = (t.new_empty(rows, t.shape[1], 0, t.shape[3]) for t in (self.keys, self.values))
+        empty.is_initialized = True
+        return empty
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -89,9 +101,17 @@ class Memory(Cache):  # type: ignore[misc]  # transformers is untyped
         for layer in self.layers:
             layer.select(rows, start)
 
-    def join(self, other: Memory) -> None:
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.join(theirs)
+    def join(self, other: Memory, rows: int) -> None:
+        """Append ``rows`` rows, those of ``other``, which may hold no column yet."""
+        for k, mine in enumerate(self.layers):
+            mine.join(other.layers[k] if other.layers else mine.without_columns(rows))
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A column for every row; all of them, as for ``Columns.update``."""
+        while len(self.layers) <= layer:
+            self.layers.append(Columns())
+        found: tuple[Tensor, Tensor] = self.layers[layer].update(keys, values)
+        return found
 
 
 def rows_of(rows: Any, device: torch.device) -> Tensor:

@@ -12,12 +12,17 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from equipoise.engine.local.cache import Memory, rows_of
+from equipoise.engine.local.fused import Sharing
 from equipoise.engine.local.network import Network
 
 
 def begin(network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> Decoding:
     """Read ``prompts`` once each; row k of the result goes on from prompt ``fan[k]``. [B]"""
-    kinds: dict[str, type[Cached | Grown | Recomputed]] = {"columns": Cached, "own": Grown, "none": Recomputed}
+    if network.memory == "fused":
+        return (Fused if network.stack else Cached)(network, prompts, fan)
+    kinds: dict[str, type[Cached | Grown | Recomputed]] = {
+        "columns": Cached, "own": Grown, "none": Recomputed
+    }  # fmt: skip
     return kinds[network.memory](network, prompts, fan)
 
 
@@ -75,7 +80,63 @@ class Cached:
         width = max(self.key.shape[1], other.key.shape[1])
         pad = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in (self.key, other.key)]
         self.key, self.last = torch.cat(pad), torch.cat([self.last, other.last])
-        self.memory.join(other.memory)
+        self.memory.join(other.memory, len(other.last))
+
+
+class Fused:
+    """Rows with a cache of their own tokens, and prompts' caches that rows share; tokens go through our own stack."""
+
+    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> None:
+        assert network.stack is not None
+        read = Cached(network, prompts, np.arange(len(prompts)))
+        self.network, self.stack = network, network.stack
+        self.prompts, self.prompt_key = read.memory, read.key  # a row for each prompt
+        self.memory = Memory()
+        device = network.device
+        self.place = torch.tensor([len(prompts[k]) for k in fan], device=device)  # of each row's next token
+        self.key = torch.zeros(len(fan), 0, dtype=torch.bool, device=device)  # [B, columns] whether it holds a token
+        self.last = read.last[rows_of(fan, device)]
+        self._share(fan)
+
+    def _share(self, fan: NDArray[np.int64]) -> None:
+        """Row k goes on from prompt ``fan[k]``; prompts that none goes on from are forgotten when they are half."""
+        kept = np.unique(fan)
+        if 2 * len(kept) <= len(self.prompt_key):
+            index = rows_of(kept, self.network.device)
+            start = int((self.prompt_key[index] >= 0).any(0).int().argmax()) if len(kept) else 0
+            self.prompts.select(index, start)
+            self.prompt_key, fan = self.prompt_key[index, start:], np.searchsorted(kept, fan)
+        self.fan = fan
+        self.sharing = Sharing.of(fan, len(self.prompt_key), self.network.device)
+
+    def feed(self, tokens: NDArray[np.int64]) -> None:
+        ids = rows_of(tokens, self.network.device)
+        self.key = torch.nn.functional.pad(self.key, (0, 1), value=True)
+        seen = torch.cat([self.prompt_key[rows_of(self.fan, self.network.device)] >= 0, self.key], 1)
+        self.last = self.stack.step(ids, self.place[:, None], seen, self.prompts, self.sharing, self.memory)
+        self.place = self.place + 1
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        index = rows_of(rows, self.network.device)
+        self.last, self.place, self.key = self.last[index], self.place[index], self.key[index]
+        start = int(self.key.any(0).int().argmax()) if len(rows) and self.key.shape[1] else 0
+        self.key = self.key[:, start:]
+        self.memory.select(index, start)
+        self._share(self.fan[rows])
+
+    def join(self, other: Decoding) -> None:
+        assert isinstance(other, Fused)
+        width = max(self.key.shape[1], other.key.shape[1])
+        pads = [torch.nn.functional.pad(k, (width - k.shape[1], 0)) for k in (self.key, other.key)]
+        self.key, self.last = torch.cat(pads), torch.cat([self.last, other.last])
+        self.place = torch.cat([self.place, other.place])
+        self.memory.join(other.memory, len(other.fan))
+        width = max(self.prompt_key.shape[1], other.prompt_key.shape[1])
+        keys = (self.prompt_key, other.prompt_key)
+        pads = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in keys]
+        before, self.prompt_key = len(self.prompt_key), torch.cat(pads)
+        self.prompts.join(other.prompts, len(other.prompt_key))
+        self._share(np.concatenate([self.fan, other.fan + before]))
 
 
 class Grown:

@@ -131,7 +131,7 @@ class LocalEngine:
             decoder, frozenset(self._info.eos), self._info.context, self.decode, reply and spoken, heads
         )
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
-        with self._as(policy), self._network.autocast():
+        with self._as(policy), self._network.autocast(), self._network.decoding():
             rows, cost = sampler.sample(
                 self._network, self._info, prompts, n, keys, rules, self._rows(longest), self._settings.row_tokens
             )
@@ -142,7 +142,7 @@ class LocalEngine:
         """Rows in flight whose cache stays within two gigabytes."""
         if self._settings.sampled_rows is not None:
             return self._settings.sampled_rows
-        per_token = 8 * self._info.layers * self._info.width
+        per_token = 8 * self._info.layers * self._network.key_width
         return max(1, min(256, (2 << 30) // max(per_token * length, 1)))
 
     def _response(self, row: sampler.Row, decoder: Decoder, key: str, policy: str) -> Response:

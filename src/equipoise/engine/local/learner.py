@@ -83,7 +83,7 @@ class Learner:
 
     def micros(self, groups: Sequence[Group]) -> list[Micro]:
         """The micro-batches of ``groups``: the same ones for every pass over the same groups."""
-        return [self._micro(groups, pieces) for pieces in partition(groups, self.limit)]
+        return [self._micro(groups, pieces) for pieces in partition(groups, self.limit, self.network.packs)]
 
     def _micro(self, groups: Sequence[Group], pieces: Sequence[Piece]) -> Micro:
         kept = tuple(restrict(groups[p.group], p.responses) for p in pieces)
@@ -149,7 +149,7 @@ class Learner:
     ) -> tuple[Metrics, list[TokenNotes]]:
         """Add the gradient of the objective's sum over groups to the parameters' ``grad``."""
         call = self._call(groups, objective, totals, version)
-        for cut in units(partition(groups, self.limit), objective.scope):
+        for cut in units(partition(groups, self.limit, self.network.packs), objective.scope):
             unit = [self._micro(groups, pieces) for pieces in cut]
             call.note(unit, self._one_pass(call, unit[0]) if len(unit) == 1 else self._two_passes(call, unit))
         return call.metrics, call.notes

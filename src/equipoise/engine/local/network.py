@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from equipoise.engine.local.fused import Stack
+from equipoise.engine.local.prepacked import prepacked, supported
 from equipoise.engine.local.rows import Rows
+from equipoise.engine.local.tokens import PerToken
 
 CHUNK = 1 << 24  # numbers of a chunk of logits
 
@@ -24,8 +27,9 @@ class Network:
     """A causal language model, read as hidden states and an output head.
 
     ``packs``: rows of several segments give the log-probs of single rows. ``splits``: the head on hidden states gives
-    the model's logits. ``memory``: how decoding rows are remembered: "columns" (keys and values under our masks),
-    "own" (the model's cache), "none". They are found out at load (``probe``); ``reasons`` says why not the best.
+    the model's logits. ``memory``: how decoding rows are remembered: "fused" and "columns" (keys and values under our
+    masks, which in "fused" our own step of the layers reads), "own" (the model's cache), "none". They are found out at
+    load (``probe``); ``reasons`` says why not the best.
     """
 
     def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
@@ -35,6 +39,7 @@ class Network:
         self.config = model.config.get_text_config()
         self.packs = self.splits = True
         self.memory = "columns"
+        self.stack: Stack | None = None
         self.reasons: dict[str, str] = {}
         self.eager = model.config._attn_implementation == "eager"
         types = getattr(self.config, "layer_types", None)
@@ -52,6 +57,13 @@ class Network:
         return int(self.config.hidden_size)
 
     @property
+    def key_width(self) -> int:
+        """Numbers of a token's keys in one layer: heads may share them."""
+        heads = int(getattr(self.config, "num_attention_heads", 0) or 1)
+        size = int(getattr(self.config, "head_dim", 0) or self.width // heads)
+        return size * int(getattr(self.config, "num_key_value_heads", 0) or heads)
+
+    @property
     def vocabulary(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
@@ -60,6 +72,20 @@ class Network:
         if self.compute == next(self.model.parameters()).dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.compute, cache_enabled=torch.is_grad_enabled())
+
+    @contextlib.contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within, the weights do not change, and products of few rows are fast."""
+        if not supported(self.compute, self.device):
+            yield
+            return
+        fused = self.memory == "fused"
+        self.stack = Stack(self.model, self.compute) if fused else None
+        try:
+            with prepacked([self.model.get_output_embeddings()] if fused else list(self.model.modules()), self.compute):
+                yield
+        finally:
+            self.stack = None
 
     def hidden(self, rows: Rows) -> Tensor:
         """What ``logprobs`` and heads read: [B * L, D] (or the logits, where the head cannot be split off)."""
@@ -143,10 +169,11 @@ class Network:
         In chunks, recomputed in the backward pass: [T, V] is never held.
         """
         size = max(16, CHUNK // self.vocabulary)
+        divisor = temperature if bool((temperature != 1).any()) else None
         parts: list[tuple[Tensor, ...]] = []
         for start in range(0, max(len(target), 1), size):
             span = slice(start, start + size)
-            args = (hidden[span], target[span], temperature[span], tuple(reductions))
+            args = (hidden[span], target[span], None if divisor is None else divisor[span], tuple(reductions))
             if torch.is_grad_enabled():
                 parts.append(checkpoint(self._chunk, *args, use_reentrant=False, preserve_rng_state=False))
             else:
@@ -155,13 +182,8 @@ class Network:
         return dict(zip(("logp", *reductions), columns, strict=True))
 
     def _chunk(
-        self, hidden: Tensor, target: Tensor, temperature: Tensor, reductions: Sequence[str]
+        self, hidden: Tensor, target: Tensor, temperature: Tensor | None, reductions: Sequence[str]
     ) -> tuple[Tensor, ...]:
-        z = self.logits(hidden) / temperature[:, None]
-        total = z.logsumexp(-1)
-        logp = z.gather(1, target[:, None])[:, 0] - total
-        reduced = {
-            "logsumexp": lambda: total,
-            "entropy": lambda: total - (z.softmax(-1) * z).sum(-1),
-        }
-        return logp, *(reduced[name]() for name in reductions)
+        z = self.logits(hidden)
+        z = z if temperature is None else z / temperature[:, None]
+        return cast(tuple[Tensor, ...], PerToken.apply(z, target, reductions))  # type: ignore[no-untyped-call]

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from equipoise.engine.local.decoding import begin
+from equipoise.engine.local.fused import fits
 from equipoise.engine.local.network import Network
+from equipoise.engine.local.prepacked import supported
 from equipoise.engine.local.rows import Sequences, build
 from equipoise.errors import ModelError
 
@@ -47,7 +49,8 @@ def probe(network: Network, name: str, context: int) -> None:
             "no batch of it can be trained. Choose another architecture."
         )
     network.packs = check("packs", lambda: _packed(network, first, second, branch, [*single, branched]))
-    for memory in ("columns", "own", "none"):
+    fused = ["fused"] if fits(network.model, network.config) and supported(network.compute, network.device) else []
+    for memory in (*fused, "columns", "own", "none"):
         network.memory = memory
         if check(memory, lambda: _decoded(network, first, second, single)):
             break
@@ -110,13 +113,14 @@ def _decoded(
     """Prompts of unequal length, padded on the left, then their last tokens one at a time."""
     steps = 2 if len(second) > 3 else 1
     prompts = [first[:-steps].tolist(), second[:-steps].tolist()]
-    state = begin(network, prompts, np.array([1, 0, 1]))
     rows = [(second, wanted[1]), (first, wanted[0]), (second, wanted[1])]
     pairs = []
-    for left in range(steps, -1, -1):
-        pairs += [(network.logits(state.last[k : k + 1])[0], w[len(x) - left - 1]) for k, (x, w) in enumerate(rows)]
-        if left:
-            state.feed(np.array([x[len(x) - left] for x, _ in rows]))
+    with network.decoding():
+        state = begin(network, prompts, np.array([1, 0, 1]))
+        for left in range(steps, -1, -1):
+            pairs += [(network.logits(state.last[k : k + 1])[0], w[len(x) - left - 1]) for k, (x, w) in enumerate(rows)]
+            if left:
+                state.feed(np.array([x[len(x) - left] for x, _ in rows]))
     return pairs
 
 

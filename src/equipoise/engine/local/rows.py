@@ -76,8 +76,9 @@ def restrict(group: Group, keep: Sequence[int]) -> Group:
     )
 
 
-def partition(groups: Sequence[Group], limit: int) -> list[list[Piece]]:
-    """Micro-batches of at most ``limit`` tokens (rows as if all had the longest one's length).
+def partition(groups: Sequence[Group], limit: int, packs: bool) -> list[list[Piece]]:
+    """Micro-batches of at most ``limit`` tokens: of prompts read once and their responses, if the model ``packs``, and
+    otherwise of rows that all have the longest one's length.
 
     Groups stay whole while they fit; a larger one is cut into micro-batches of its own. Groups of similar length
     go together, so that little is padded.
@@ -85,27 +86,34 @@ def partition(groups: Sequence[Group], limit: int) -> list[list[Piece]]:
     whole: list[list[Piece]] = []
     cut: list[list[Piece]] = []
     sizes = [_spans(g) for g in groups]
-    rows = longest = 0
+    tokens = rows = longest = 0  # of the last micro-batch: laid out with prompts shared, or plain
     for k in sorted(range(len(groups)), key=lambda k: (-max(sizes[k].values(), default=0), k)):
-        spans = sizes[k]
+        spans, prompt = sizes[k], len(groups[k].prompt.ids or ())
         if not spans:
             continue
-        if len(spans) * max(spans.values()) > limit:
-            cut += [[piece] for piece in _cut(k, spans, limit)]
+        own = _tokens(prompt, list(spans.values()), packs)
+        if own > limit:
+            cut += [[piece] for piece in _cut(k, prompt, spans, limit, packs)]
             continue
         longest = max(longest, max(spans.values()))
-        if not whole or (rows + len(spans)) * longest > limit:
+        if not whole or (tokens + own if packs else (rows + len(spans)) * longest) > limit:
             whole.append([])
-            rows, longest = 0, max(spans.values())
+            tokens, rows, longest = 0, 0, max(spans.values())
         whole[-1].append(Piece(k, tuple(spans)))
-        rows += len(spans)
+        tokens, rows = tokens + own, rows + len(spans)
     return whole + cut
 
 
-def area(group: Group) -> int:
-    """Tokens of a group's rows, padding included; a micro-batch's limit is on their sum."""
-    spans = _spans(group)
-    return len(spans) * max(spans.values(), default=0)
+def area(group: Group, packs: bool) -> int:
+    """Tokens of a group as ``partition`` counts them."""
+    return _tokens(len(group.prompt.ids or ()), list(_spans(group).values()), packs)
+
+
+def _tokens(prompt: int, spans: Sequence[int], packs: bool) -> int:
+    """Of responses to one prompt, which is read once, or with each of them in rows of equal length."""
+    if not spans:
+        return 0
+    return prompt + sum(span - prompt for span in spans) if packs else len(spans) * max(spans)
 
 
 def _spans(group: Group) -> dict[int, int]:
@@ -114,10 +122,10 @@ def _spans(group: Group) -> dict[int, int]:
     return {i: prompt + len(r.ids) for i, r in enumerate(group.responses) if r.trained.any()}
 
 
-def _cut(group: int, spans: dict[int, int], limit: int) -> Iterator[Piece]:
+def _cut(group: int, prompt: int, spans: dict[int, int], limit: int, packs: bool) -> Iterator[Piece]:
     rows: list[int] = []
     for i, _ in sorted(spans.items(), key=lambda item: (-item[1], item[0])):
-        if rows and (len(rows) + 1) * spans[rows[0]] > limit:
+        if rows and _tokens(prompt, [spans[j] for j in (*rows, i)], packs) > limit:
             yield Piece(group, tuple(sorted(rows)))
             rows = []
         rows.append(i)

@@ -105,14 +105,15 @@ def sample(
     cost = Cost()
     while queue or wave:
         if queue and len(wave) <= limit // 2:
-            entering = _take(queue, limit - len(wave), prefill_tokens)
-            new, spent = _prefill(network, info, prompts, entering)
-            cost += spent
-            if state is None or not wave:
-                state = new
-            else:
-                state.join(new)
-            wave = wave + entering
+            while queue and len(wave) < limit:  # in lots, but none decodes before all have entered that can
+                entering = _take(queue, limit - len(wave), prefill_tokens)
+                new, spent = _prefill(network, info, prompts, entering)
+                cost += spent
+                if state is None or not wave:
+                    state = new
+                else:
+                    state.join(new)
+                wave = wave + entering
             continue
         assert state is not None
         tokens = _advance(wave, rules.logits(network, state.last), rules)

@@ -68,11 +68,12 @@ class ShardedLearner(Learner):
     def cut(self, groups: Sequence[Group], scope: str) -> list[Cut]:
         """Micro-batches, the same on every rank: small enough that every rank gets one. A group that must stay
         together is not cut for that."""
-        sizes = [area(g) for g in groups]
+        sizes = [area(g, self.network.packs) for g in groups]
         share = -(-sum(sizes) // self.ranks)
         if scope == "group":
             share = max(share, *sizes)
-        return partition(groups, self.limit if self.ranks == 1 else min(self.limit, max(share, 1)))
+        limit = self.limit if self.ranks == 1 else min(self.limit, max(share, 1))
+        return partition(groups, limit, self.network.packs)
 
     def read(self, groups: Sequence[Group], needs: Sequence[str]) -> list[TokenNotes]:
         """Of this rank's micro-batches; zeros elsewhere."""

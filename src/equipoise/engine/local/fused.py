@@ -1,0 +1,171 @@
+"""One token through a decoder of the commonest kind, with a third of the calls that ``transformers`` makes.
+
+For models built like Llama (Mistral, Qwen 2 and 3, SmolLM): norm, attention with rotary positions, norm, gated product,
+each added to what it read. Projections of the same input are one product, and heads that share keys are rows of one
+product. Whether a model is of this kind is seen by its parts; whether the numbers agree is found at load (``probe``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from equipoise.engine.local.cache import Memory
+from equipoise.engine.local.prepacked import Product, pack_ahead
+
+PARTS = {
+    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
+    "input_layernorm": set(),
+    "post_attention_layernorm": set(),
+}
+NORMS = {"q_norm", "k_norm"}  # of heads, in some
+KINDS = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+
+
+def fits(model: Any, config: Any) -> bool:
+    """Whether every layer has these parts and no other."""
+    body = getattr(model.base_model, "model", model.base_model)
+    layers = getattr(body, "layers", None)
+    if config.model_type not in KINDS or not layers or not hasattr(body, "rotary_emb") or not hasattr(body, "norm"):
+        return False
+    return all(_fits(layer) for layer in layers)
+
+
+def _fits(layer: nn.Module) -> bool:
+    own = dict(layer.named_children())
+    if set(own) != set(PARTS) or getattr(layer.self_attn, "layer_type", "full_attention") != "full_attention":
+        return False
+    inner = {name: {n for n, _ in own[name].named_children()} - NORMS for name in ("self_attn", "mlp")}
+    return all(inner[name] == PARTS[name] for name in inner)
+
+
+class Stack:
+    """A model's weights as they are now. ``step`` appends one token to every row of a cache."""
+
+    def __init__(self, model: Any, compute: torch.dtype) -> None:
+        self.body = getattr(model.base_model, "model", model.base_model)
+        self.compute = compute
+        self.layers = [Layer(layer, compute) for layer in self.body.layers]
+        self.products = [p for layer in self.layers for p in layer.products]
+
+    def step(
+        self, ids: Tensor, position: Tensor, seen: Tensor, prompts: Memory, sharing: Sharing, own: Memory
+    ) -> Tensor:
+        """``ids [B]``, ``position [B, 1]``, ``seen [B, columns]`` of the prompt and then of the row -> [B, D]."""
+        pack_ahead(self.products, len(ids))
+        x = self.body.embed_tokens(ids)
+        cos, sin = (t[:, 0, None, :] for t in self.body.rotary_emb(x, position))  # [B, 1, D of a head]
+        bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None, None, :]
+        for k, layer in enumerate(self.layers):
+            read = prompts.layers[k].columns
+
+            def attend(query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Any = read) -> Tensor:
+                return attention(query, read, sharing, own.append(k, key, value), bias)
+
+            x = layer.step(x, cos, sin, attend)
+        return norm(self.body.norm, x)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which rows go on from which prompt, as products over prompts want it: [P * S], S rows a prompt, some of them
+    empty."""
+
+    prompts: int
+    size: int
+    slot: Tensor  # [B] each row's place
+
+    @staticmethod
+    def of(fan: NDArray[np.int64], prompts: int, device: torch.device) -> Sharing:
+        counts = np.bincount(fan, minlength=prompts)
+        order = np.argsort(fan, kind="stable")
+        rank = np.empty_like(fan)
+        rank[order] = np.arange(len(fan)) - np.repeat(np.cumsum(counts) - counts, counts)
+        size = int(counts.max(initial=0))
+        return Sharing(prompts, size, torch.as_tensor(fan * size + rank, device=device))
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """[B, H, G, D] -> [P, H, S * G, D]"""
+        whole = rows.new_zeros(self.prompts * self.size, *rows.shape[1:]).index_copy_(0, self.slot, rows)
+        return whole.view(self.prompts, self.size, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """[P, H, S * G, D] -> [B, H, G, D]"""
+        rows = whole.view(*whole.shape[:2], self.size, -1, whole.shape[-1])
+        return rows.transpose(1, 2).flatten(0, 1)[self.slot]
+
+
+Columns = tuple[Tensor, Tensor]  # keys and values, [rows, H, columns, D]
+
+
+def attention(query: Tensor, prompts: Columns, sharing: Sharing, own: Columns, bias: Tensor) -> Tensor:
+    """``query [B, H, G, D]``, scaled; G heads read the same keys. A prompt's are read once for all rows that share it,
+    which spares most of the memory traffic. Returns [B, H * G * D]."""
+    query = query.to(own[0].dtype)
+    before = sharing.gather(sharing.spread(query) @ prompts[0].transpose(-1, -2))
+    scores = torch.cat([before, query @ own[0].transpose(-1, -2)], -1)
+    weights = (scores.float() + bias).softmax(-1).to(own[1].dtype)
+    first, second = weights[..., : before.shape[-1]], weights[..., before.shape[-1] :]
+    found: Tensor = sharing.gather(sharing.spread(first) @ prompts[1]) + second @ own[1]
+    return found.flatten(1)
+
+
+class Layer:
+    """One layer: its products, and a step through it."""
+
+    def __init__(self, layer: Any, compute: torch.dtype) -> None:
+        self.attention, mlp = layer.self_attn, layer.mlp
+        self.before, self.after, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
+        self.size = int(self.attention.head_dim)
+        a = self.attention
+        self.qkv = product([a.q_proj, a.k_proj, a.v_proj], compute)
+        self.out = product([a.o_proj], compute)
+        self.gated = product([mlp.gate_proj, mlp.up_proj], compute)
+        self.down = product([mlp.down_proj], compute)
+        self.products = [self.qkv, self.out, self.gated, self.down]
+        self.heads, self.shared = (n // self.size for n in (len(self.qkv.weights[0]), len(self.qkv.weights[1])))
+
+    def step(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """[B, D]. ``attend``: queries [B, H, G, D] with the new keys and values [B, H, 1, D] -> [B, H * G * D]."""
+        x = x + self.out(attend(*self.project(norm(self.before, x), cos, sin)))
+        gate, up = self.gated(norm(self.after, x)).chunk(2, -1)
+        return x + self.down(self.act(gate) * up)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.qkv(x).view(len(x), -1, self.size)
+        turned, value = found[:, : self.heads + self.shared], found[:, self.heads + self.shared :]
+        if hasattr(self.attention, "q_norm"):
+            q, k = turned[:, : self.heads], turned[:, self.heads :]
+            turned = torch.cat([norm(self.attention.q_norm, q), norm(self.attention.k_norm, k)], 1)
+        left, right = turned.chunk(2, -1)
+        turned = turned * cos + torch.cat([-right, left], -1) * sin
+        query = turned[:, : self.heads].reshape(len(x), self.shared, -1, self.size) * self.attention.scaling
+        return query, turned[:, self.heads :, None], value[:, :, None]
+
+
+def product(layers: Sequence[Any], compute: torch.dtype) -> Product:
+    """The layers' present weights; an adapter's are added in."""
+    return Product([weight(m) for m in layers], [getattr(m, "base_layer", m).bias for m in layers], compute)
+
+
+def weight(layer: Any) -> Tensor:
+    base: Tensor = getattr(layer, "base_layer", layer).weight.detach()
+    if not hasattr(layer, "base_layer") or layer.merged or layer.disable_adapters:
+        return base
+    for name in layer.active_adapters:
+        base = base + layer.get_delta_weight(name).detach()
+    return base
+
+
+def norm(layer: Any, x: Tensor) -> Tensor:
+    """Divided by its root mean square, as the model's own module does it, in float32."""
+    y = x.float()
+    scaled: Tensor = layer.weight * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + layer.variance_epsilon))
+    return scaled

@@ -1,0 +1,98 @@
+"""Products with few rows, on CPU, while a model decodes: weights arranged once.
+
+A plain product of a few rows arranges the weights for the processor anew each time, which at 64 rows takes as long as
+the arithmetic. While weights stay as they are it is enough to do it once. Float32 uses MKL's packed products, bfloat16
+oneDNN's; without these libraries nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FEW = 512  # rows; a product of more is as fast with plain weights
+LEAST = 1 << 15  # numbers of a weight that is worth it
+PATIENCE = 8  # products with another number of rows before weights are packed again: what packing costs
+
+
+def supported(compute: torch.dtype, device: torch.device) -> bool:
+    """Whether this build of torch has packed products for matrices of this type."""
+    if device.type != "cpu":
+        return False
+    if compute == torch.float32:
+        return bool(torch._C.has_mkl) and hasattr(torch.ops.mkl, "_mkl_linear")
+    onednn = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return compute == torch.bfloat16 and onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Product:
+    """``x [..., K]`` -> [..., N]: one or several linear layers of the same input, side by side."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], compute: torch.dtype) -> None:
+        self.weights, self.biases, self.compute = [w.detach() for w in weights], list(biases), compute
+        self.rows = self.packed_for = self.times = 0
+        self.packed: Any = None
+        self.bias: Tensor | None = None
+        self.weight = self.weights[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if self.wants(rows):
+            self.pack(rows)
+        if self.packed is None or rows > FEW or (rows != self.packed_for and self.compute == torch.float32):
+            return self._plain(x)
+        if self.compute == torch.float32:
+            found: Tensor = torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, rows)
+        else:
+            found = torch.ops.mkldnn._linear_pointwise(x.to(self.compute), self.packed, self.bias, "none", [], "")
+        return found
+
+    def _plain(self, x: Tensor) -> Tensor:
+        parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def wants(self, rows: int) -> bool:
+        """Whether the next product should pack. MKL's layout is for one number of rows, so that has to last."""
+        self.times = self.times + 1 if rows == self.rows else 0
+        self.rows = rows
+        if rows > FEW or (self.packed is not None and (self.compute != torch.float32 or rows == self.packed_for)):
+            return False
+        return self.compute != torch.float32 or self.times >= (PATIENCE if self.packed_for else 1)
+
+    def pack(self, rows: int) -> None:
+        self.packed, self.packed_for = None, rows
+        weight = self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights)
+        if any(b is not None for b in self.biases):
+            whole = [w.new_zeros(len(w)) if b is None else b for w, b in zip(self.weights, self.biases, strict=True)]
+            self.bias = torch.cat([b.detach() for b in whole]).to(self.compute)
+        if self.compute == torch.float32:
+            self.weight = weight[:1, :1].expand(weight.shape)  # only its shape is read
+            self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        else:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.compute), rows)
+
+
+def pack_ahead(products: Sequence[Product], rows: int) -> None:
+    """Pack those that want it, in all threads: packing itself uses one."""
+    wanting = [p for p in products if p.wants(rows)]
+    if wanting:
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(lambda p: p.pack(rows), wanting))
+
+
+@contextmanager
+def prepacked(layers: Sequence[nn.Module], compute: torch.dtype) -> Iterator[None]:
+    """Within, these linear layers (others are left alone) are packed; their weights must not change."""
+    large = [m for m in layers if type(m) is nn.Linear and m.weight.numel() >= LEAST]
+    for layer in large:
+        layer.forward = Product([layer.weight], [layer.bias], compute)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for layer in large:
+            del layer.forward
