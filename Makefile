@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-cluster test-learning vllm-env mutants setup clean
+.PHONY: demo test test-cluster test-learning vllm-env mutants bench trl-env setup clean
 
 demo: $(STAMP)  ## an equal-budget trial of five methods, with its report
 	$(BIN)/python scripts/demo.py
@@ -28,6 +28,22 @@ mutants: $(STAMP)  ## break each invariant by one line and see its test fail
 
 test-learning: $(STAMP)  ## every method against its control on tiny, within an hour; writes docs/learning.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/learning.py
+
+# QUICK=--quick runs a piece of each table that shows it works. The whole takes hours and wants an idle machine.
+bench: $(STAMP) trl-env  ## speed and memory against TRL and against the machine, side by side
+	$(BIN)/python benchmarks/floor.py
+	$(BIN)/python benchmarks/grpo.py $(QUICK)
+	$(BIN)/python benchmarks/ragged.py $(QUICK)
+	$(BIN)/python benchmarks/growth.py $(QUICK)
+	$(BIN)/python benchmarks/gpu.py $(QUICK)
+
+trl-env: .venv-trl/.installed  ## TRL's environment, .venv-trl
+
+.venv-trl/.installed: constraints.txt
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-trl/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt trl==1.16.0
+	touch $@
 
 setup: $(STAMP)
 
