@@ -71,8 +71,8 @@ MUTANTS = [
     Mutant(
         2,
         "engine/local/network.py",
-        "z = self.logits(hidden) / temperature[:, None]",
-        "z = self.logits(hidden)",
+        "z = z if temperature is None else z / temperature[:, None]",
+        "z = z * 1.0",
         "engine/test_local_gradient.py::test_temperature_is_part_of_the_policy",
     ),
     Mutant(
