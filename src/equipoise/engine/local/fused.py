@@ -64,10 +64,12 @@ class Stack:
         cos, sin = (t[:, 0, None, :] for t in self.body.rotary_emb(x, position))  # [B, 1, D of a head]
         bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None, None, :]
         for k, layer in enumerate(self.layers):
-            read = prompts.layers[k].columns
+            read, scale = prompts.layers[k].columns, layer.attention.scaling
 
-            def attend(query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Any = read) -> Tensor:
-                return attention(query, read, sharing, own.append(k, key, value), bias)
+            def attend(
+                query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Any = read, scale: float = scale
+            ) -> Tensor:
+                return attention(query, read, sharing, own.append(k, key, value), bias, scale)
 
             x = layer.step(x, cos, sin, attend)
         return norm(self.body.norm, x)
@@ -105,13 +107,13 @@ class Sharing:
 Columns = tuple[Tensor, Tensor]  # keys and values, [rows, H, columns, D]
 
 
-def attention(query: Tensor, prompts: Columns, sharing: Sharing, own: Columns, bias: Tensor) -> Tensor:
-    """``query [B, H, G, D]``, scaled; G heads read the same keys. A prompt's are read once for all rows that share it,
+def attention(query: Tensor, prompts: Columns, sharing: Sharing, own: Columns, bias: Tensor, scale: float) -> Tensor:
+    """``query [B, H, G, D]``; G heads read the same keys. A prompt's are read once for all rows that share it,
     which spares most of the memory traffic. Returns [B, H * G * D]."""
     query = query.to(own[0].dtype)
     before = sharing.gather(sharing.spread(query) @ prompts[0].transpose(-1, -2))
     scores = torch.cat([before, query @ own[0].transpose(-1, -2)], -1)
-    weights = (scores.float() + bias).softmax(-1).to(own[1].dtype)
+    weights = (scores.float() * scale + bias).softmax(-1).to(own[1].dtype)
     first, second = weights[..., : before.shape[-1]], weights[..., before.shape[-1] :]
     found: Tensor = sharing.gather(sharing.spread(first) @ prompts[1]) + second @ own[1]
     return found.flatten(1)
@@ -146,7 +148,7 @@ class Layer:
             turned = torch.cat([norm(self.attention.q_norm, q), norm(self.attention.k_norm, k)], 1)
         left, right = turned.chunk(2, -1)
         turned = turned * cos + torch.cat([-right, left], -1) * sin
-        query = turned[:, : self.heads].reshape(len(x), self.shared, -1, self.size) * self.attention.scaling
+        query = turned[:, : self.heads].reshape(len(x), self.shared, -1, self.size)
         return query, turned[:, self.heads :, None], value[:, :, None]
 
 
