@@ -65,7 +65,7 @@ def groups(work: Layout, vocabulary: int) -> list[Group]:
 def forced(name: str) -> Arrange:
     """As ``rows.arrange``, in this layout whatever it costs."""
 
-    def arrange(seqs: rows.Sequences, info: ModelInfo, packs: bool) -> rows.Rows:
+    def arrange(seqs: rows.Sequences, info: ModelInfo, packs: bool, blocks: bool) -> rows.Rows:
         if name == "plain":
             return rows.build(seqs, [[(i,)] for i in range(len(seqs.owner))], name)
         items = rows._items(seqs, 1 if name == "packed" else len(seqs.owner))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import make_engine, rollouts
+from small_models import gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.local import allocator, decoding, prepacked
-from equipoise.engine.local.prepacked import Product
+from equipoise.engine.local import allocator, blocks, decoding, light, prepacked, tables
+from equipoise.engine.local.prepacked import Product, pack
+from equipoise.engine.local.rows import PADDING, Sequences, build
 from equipoise.engine.local.tokens import PerToken
 
 KINDS = {
@@ -47,6 +51,8 @@ def test_packed_products_are_the_plain_ones(compute: torch.dtype, rows: list[int
     bound = 1e-5 if compute == torch.float32 else 0.2
     for n in rows:
         x = torch.randn(n, 12)
+        with patch.object(prepacked, "PATIENCE", 1):
+            pack([product], n)
         with torch.autocast("cpu", compute, enabled=compute != torch.float32):
             found = product(x)
         assert (found.float() - linear(x, weights, biases)).abs().max() < bound
@@ -87,6 +93,110 @@ def test_adapters_are_part_of_our_step() -> None:
     for group, notes in zip(groups, read, strict=True):
         for response, logp in zip(group.responses, notes["logp"], strict=True):
             assert abs(response.logprobs - logp).max() < 1e-4
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 30), min_size=1, max_size=6)), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPANS, st.booleans(), st.booleans(), st.sampled_from([1, 3]))
+def test_attention_by_blocks_is_that_under_a_mask(
+    groups: list[tuple[int, list[int]]], apart: bool, rows_of_two: bool, times: int
+) -> None:
+    """Whatever the lengths of prompts and of their responses, with its gradient, in float64."""
+    prompts = [np.zeros(p, dtype=np.int64) for p, lengths in groups for _ in lengths]
+    replies = [np.zeros(n, dtype=np.int64) for _, lengths in groups for n in lengths]
+    owner = [k for k, (_, lengths) in enumerate(groups) for _ in lengths]
+    seqs = Sequences(tuple(prompts), tuple(replies), tuple(np.arange(len(r)) for r in replies), tuple(owner))
+    items = [tuple(np.flatnonzero(np.array(owner) == k).tolist()) for k in range(len(groups))]
+    bins = [items[:1], items[1:]] if rows_of_two and len(items) > 1 else [items]
+    rows = build(seqs, bins, "shared", apart)
+    b, n = rows.ids.shape
+    torch.manual_seed(n)
+    query, key, value = (torch.randn(b * n, h, 8, dtype=torch.float64, requires_grad=True) for h in (2 * times, 2, 2))
+    segment, parent, place = (torch.from_numpy(x) for x in (rows.segment, rows.parent, rows.position))
+    visible = (segment[:, None] == segment[:, :, None]) | (segment[:, None] == parent[:, :, None])
+    visible &= place[:, None] <= place[:, :, None]
+    q, k, v = (t.unflatten(0, (b, n)).transpose(1, 2) for t in (query, key, value))
+    shared = (t.repeat_interleave(times, 1) for t in (k, v))
+    masked = torch.nn.functional.scaled_dot_product_attention(q, *shared, attn_mask=visible[:, None], scale=0.4)
+    real = (segment != PADDING).flatten()
+    wanted, found = (
+        masked.transpose(1, 2).flatten(0, 1),
+        blocks.Attention.apply(query, key, value, blocks.plan(rows), 0.4),
+    )
+    torch.testing.assert_close(found[real], wanted[real])
+    slope = torch.randn_like(wanted) * real[:, None, None]
+    grads = [torch.autograd.grad(out, (query, key, value), slope) for out in (found, wanted)]
+    for got, right in zip(*grads, strict=True):
+        torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("reductions", [(), ("entropy",), ("logsumexp",), ("entropy", "logsumexp")])
+def test_the_head_gives_what_autograd_gives(
+    reductions: tuple[str, ...], warm: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, and gradients added to what was there; also when another pass has used the buffer in between."""
+    monkeypatch.setattr(tables, "CHUNK", chunk)
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (40, 11))
+    target, temperature = torch.randint(0, 11, (40,)), torch.rand(40, dtype=torch.float64) + 0.5 if warm else None
+    logits = hidden @ weight.T / (1 if temperature is None else temperature[:, None])
+    wanted = PerToken.apply(logits, target, reductions)
+    slopes = [torch.randn(40, dtype=torch.float64) for _ in wanted]
+    right = torch.autograd.grad(wanted, (hidden, weight), slopes)
+    reading = tables.Reading(target, temperature, reductions, torch.float64, tables.Buffer())
+    for disturbed in (False, True):
+        weight.grad, hidden.grad = torch.ones_like(weight), None
+        found = tables.Head.apply(hidden, weight, reading)
+        if disturbed:
+            tables.Head.apply(hidden * 2, weight, reading)
+        torch.autograd.backward(found, slopes)
+        for got, value in zip(found, wanted, strict=True):
+            torch.testing.assert_close(got, value)
+        torch.testing.assert_close(hidden.grad, right[0])
+        torch.testing.assert_close(weight.grad, right[1] + 1)
+
+
+def test_the_tables_gradient_is_the_embeddings_but_for_padding() -> None:
+    module = torch.nn.Embedding(7, 3, padding_idx=2)
+    ids, slope = torch.tensor([[1, 2, 1, 6]]), torch.randn(1, 4, 3)
+    module(ids).backward(slope)
+    right, module.weight.grad = module.weight.grad, None
+    tables.Lookup.apply(module.weight, ids, 2).backward(slope)
+    torch.testing.assert_close(module.weight.grad, right)
+
+
+def test_norms_and_gated_products_have_autograds_gradient() -> None:
+    torch.manual_seed(0)
+    x, up, slope = (torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    weight = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    pairs = [
+        (light.Norm.apply(x, weight, 0.1), weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 0.1), weight),
+        (light.Gated.apply(x, up), torch.nn.functional.silu(x) * up, up),
+    ]
+    for found, wanted, other in pairs:
+        torch.testing.assert_close(found, wanted)
+        grads = [torch.autograd.grad(out, (x, other), slope) for out in (found, wanted)]
+        for got, right in zip(*grads, strict=True):
+            torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_light_layers_give_the_models_own_gradient(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = make_engine(kind, seed=3, dtype=dtype)
+    groups = rollouts(ours)
+    monkeypatch.setattr(sys.modules["equipoise.engine.local.probe"], "fits", lambda model, config: False)
+    usual = make_engine(kind, seed=3, dtype=dtype)
+    a, b = (gradients(engine, groups, policy_gradient())[0] for engine in (ours, usual))
+    assert float((a - b).norm() / b.norm()) < (1e-5 if dtype == "float32" else 0.05)
+    assert any("forward" in vars(m) for m in ours.network.model.modules())
+    assert not any("forward" in vars(m) for m in usual.network.model.modules())
 
 
 @pytest.mark.parametrize("reductions", [(), ("entropy",), ("logsumexp",), ("entropy", "logsumexp")])

@@ -206,6 +206,8 @@ def test_chunks_of_the_head_do_not_matter(exact: Any, groups: Any, monkeypatch: 
 
 def test_recomputed_activations_give_the_same_gradient() -> None:
     plain, saving = (make_engine("llama", checkpointing=c) for c in (False, True))
+    assert plain.network.blocks and not saving.network.blocks
+    plain.network.blocks = False
     groups = rollouts(plain)
     a, b = (gradients(e, groups, policy_gradient())[0] for e in (plain, saving))
     assert torch.equal(a, b)

@@ -17,6 +17,7 @@ from equipoise.types import Group, Prompt, Response
 PACKING = ["llama", "qwen3", "gpt2", "mistral", "gemma3", "gemma2", "granite", "mixtral"]
 HERE = prepacked.supported(torch.float32, torch.device("cpu"))
 FUSED = ["llama", "qwen3"] if HERE else []  # by our own step of their layers
+BLOCKS = ["llama", "qwen3", "gpt2", "granite", "mixtral"]  # by blocks in place of masks; the others have windows
 FALLING_BACK = {"mamba": "own", "rwkv": "none"}  # how decoding rows are remembered
 
 
@@ -31,17 +32,20 @@ def single(engine: Any, group: Any, i: int) -> np.ndarray:
 
 
 def forced(layout: str, width: int = 1) -> Any:
-    def arrange(seqs: Any, info: Any, packs: bool) -> Any:
+    def arrange(seqs: Any, info: Any, packs: bool, blocks: bool) -> Any:
         items = layouts._items(seqs, width)
         if layout == "plain":
             return layouts.build(seqs, [[i] for i in items], layout)
+        if layout == "apart":
+            return layouts.build(seqs, [items], layout, apart=True)
         sizes = [layouts._size(seqs, item) for item in items]
         return layouts.build(seqs, [[items[i] for i in b] for b in layouts._fill(sizes)], layout)
 
     return arrange
 
 
-LAYOUTS = [("plain", 1), ("packed", 1), ("shared", 2), ("shared", 4)]
+LAYOUTS = [("plain", 1, False), ("packed", 1, False), ("shared", 2, False), ("shared", 4, False)]
+LAYOUTS += [("packed", 1, True), ("shared", 2, True), ("shared", 4, True), ("apart", 4, True)]
 
 
 @pytest.mark.parametrize("kind", PACKING)
@@ -52,9 +56,11 @@ def test_packs_and_every_layout_equals_single_rows(kind: str, monkeypatch: pytes
     assert (engine.network.packs, engine.network.splits) == (True, True)
     assert engine.network.memory == ("fused" if kind in FUSED else "columns")
     groups = rollouts(engine, prompts=3, samples=4, tokens=14)
+    assert engine.network.blocks == (kind in BLOCKS)
     found = []
-    for layout, width in LAYOUTS:
+    for layout, width, blocks in LAYOUTS if kind in BLOCKS else LAYOUTS[:4]:
         monkeypatch.setattr("equipoise.engine.local.learner.arrange", forced(layout, width))
+        monkeypatch.setattr(engine.network, "blocks", blocks)
         gradient, _, notes = gradients(engine, groups, policy_gradient())
         for group, note in zip(groups, notes, strict=True):
             for i, response in enumerate(group.responses):
@@ -86,8 +92,16 @@ def test_a_model_that_cannot_pack_says_so_and_is_right(kind: str) -> None:
 
 def test_a_leak_between_segments_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Had packing let a segment see another, the probe would have turned it off."""
+    from equipoise.engine.local.blocks import Batch
     from equipoise.engine.local.network import Network
 
+    def leaky(rows: Any) -> list[Batch]:
+        whole = range(rows.ids.size)
+        return [Batch.of([(whole, whole)], True)]
+
+    monkeypatch.setattr("equipoise.engine.local.network.plan", leaky)
+    engine = make_engine("llama")
+    assert engine.network.packs and not engine.network.blocks
     honest = Network.masks
     monkeypatch.setattr(
         Network, "masks", lambda self, v, q, k: honest(self, torch.ones_like(v).tril() if v.shape[1] > 1 else v, q, k)

@@ -82,6 +82,7 @@ def wrap(
     probe(exact, name, context)
     wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
     exact.compute = compute
+    exact.blocks &= not checkpointing  # recomputed outside of our pass, where the model's own attention is set
     _trainable(model, wrapper is None, checkpointing)
     extra = _heads(heads, exact, seed)
     more = sum(p.numel() for p in extra.parameters())
@@ -137,11 +138,11 @@ def _context(model: Any) -> int:
 def _rows_tokens(network: Network, checkpointing: bool) -> int:
     """Tokens whose activations take about 3 GB (CPU: 1): some 24 numbers per unit of width and layer, 3 if recomputed.
 
-    More than 8192 gain nothing: smaller micro-batches stay in a processor's caches."""
+    More than 8192 (CPU: 2048) gain nothing: smaller micro-batches stay in a processor's caches."""
     layers = int(network.config.num_hidden_layers)
     per_token = 4 * network.width * layers * (3 if checkpointing else 24)
-    room = (1 if network.device.type == "cpu" else 3) << 30
-    return max(512, min(8192, room // per_token))
+    room, most = (1 << 30, 2048) if network.device.type == "cpu" else (3 << 30, 8192)
+    return max(512, min(most, room // per_token))
 
 
 def _heads(wanted: Iterable[str], network: Network, seed: int) -> nn.ModuleDict:

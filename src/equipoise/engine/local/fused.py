@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipoise.engine.local.cache import Memory
-from equipoise.engine.local.prepacked import Product, pack_ahead
+from equipoise.engine.local.prepacked import Product, pack
 
 PARTS = {
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -26,12 +26,17 @@ PARTS = {
     "post_attention_layernorm": set(),
 }
 NORMS = {"q_norm", "k_norm"}  # of heads, in some
-KINDS = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+KINDS = {"llama", "mistral", "qwen2", "qwen3"}
+
+
+def layers_of(model: Any) -> Any:
+    """What holds the layers, beneath an adapter's wrapper."""
+    return getattr(model.base_model, "model", model.base_model)
 
 
 def fits(model: Any, config: Any) -> bool:
     """Whether every layer has these parts and no other."""
-    body = getattr(model.base_model, "model", model.base_model)
+    body = layers_of(model)
     layers = getattr(body, "layers", None)
     if config.model_type not in KINDS or not layers or not hasattr(body, "rotary_emb") or not hasattr(body, "norm"):
         return False
@@ -50,8 +55,7 @@ class Stack:
     """A model's weights as they are now. ``step`` appends one token to every row of a cache."""
 
     def __init__(self, model: Any, compute: torch.dtype) -> None:
-        self.body = getattr(model.base_model, "model", model.base_model)
-        self.compute = compute
+        self.body = layers_of(model)
         self.layers = [Layer(layer, compute) for layer in self.body.layers]
         self.products = [p for layer in self.layers for p in layer.products]
 
@@ -59,7 +63,7 @@ class Stack:
         self, ids: Tensor, position: Tensor, seen: Tensor, prompts: Memory, sharing: Sharing, own: Memory
     ) -> Tensor:
         """``ids [B]``, ``position [B, 1]``, ``seen [B, columns]`` of the prompt and then of the row -> [B, D]."""
-        pack_ahead(self.products, len(ids))
+        pack(self.products, len(ids))
         x = self.body.embed_tokens(ids)
         cos, sin = (t[:, 0, None, :] for t in self.body.rotary_emb(x, position))  # [B, 1, D of a head]
         bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None, None, :]

@@ -87,7 +87,7 @@ class Learner:
 
     def _micro(self, groups: Sequence[Group], pieces: Sequence[Piece]) -> Micro:
         kept = tuple(restrict(groups[p.group], p.responses) for p in pieces)
-        rows = arrange(sequences(kept), self.info, self.network.packs)
+        rows = arrange(sequences(kept), self.info, self.network.packs, self.network.blocks)
         self.layouts[rows.layout] = self.layouts.get(rows.layout, 0) + 1
         temperature = [r.temperature or 1.0 for g in kept for r in g.responses for _ in range(int(r.trained.sum()))]
         return Micro(tuple(pieces), kept, rows, torch.tensor(temperature, device=self.network.device))

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from equipoise.engine.local import tables
+from equipoise.engine.local.blocks import NAME, Batch, plan
 from equipoise.engine.local.fused import Stack
 from equipoise.engine.local.prepacked import prepacked, supported
 from equipoise.engine.local.rows import Rows
 from equipoise.engine.local.tokens import PerToken
 
 CHUNK = 1 << 24  # numbers of a chunk of logits
+CAPS = ("final_logit_softcapping", "logits_soft_cap")  # of a model's config
 
 
 class Unsupported(Exception):
@@ -26,10 +29,10 @@ class Unsupported(Exception):
 class Network:
     """A causal language model, read as hidden states and an output head.
 
-    ``packs``: rows of several segments give the log-probs of single rows. ``splits``: the head on hidden states gives
-    the model's logits. ``memory``: how decoding rows are remembered: "fused" and "columns" (keys and values under our
-    masks, which in "fused" our own step of the layers reads), "own" (the model's cache), "none". They are found out at
-    load (``probe``); ``reasons`` says why not the best.
+    ``packs``: rows of several segments give the log-probs of single rows; ``blocks``: and need no masks. ``splits``:
+    the head on hidden states gives the model's logits. ``memory``: how decoding rows are remembered: "fused" and "columns"
+    (keys and values under our masks, which in "fused" our own step of the layers reads), "own" (the model's cache),
+    "none". They are found out at load (``probe``); ``reasons`` says why not the best.
     """
 
     def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
@@ -38,8 +41,10 @@ class Network:
         self.compute = compute  # of the matmuls
         self.config = model.config.get_text_config()
         self.packs = self.splits = True
+        self.blocks = device.type == "cpu"
         self.memory = "columns"
         self.stack: Stack | None = None
+        self.buffer = tables.Buffer()
         self.reasons: dict[str, str] = {}
         self.eager = model.config._attn_implementation == "eager"
         types = getattr(self.config, "layer_types", None)
@@ -95,9 +100,21 @@ class Network:
         position = torch.from_numpy(rows.position).to(self.device)
         segment = torch.from_numpy(rows.segment).to(self.device)
         parent = torch.from_numpy(rows.parent).to(self.device)
+        if self.blocks:
+            return self._by_blocks(ids, position, plan(rows)).flatten(0, 1)
         own = segment[:, None, :] == segment[:, :, None]
         visible = (own | (segment[:, None, :] == parent[:, :, None])) & (position[:, None, :] <= position[:, :, None])
         return self.run(ids, self.masks(visible, position, position), position).flatten(0, 1)
+
+    def _by_blocks(self, ids: Tensor, position: Tensor, batches: Sequence[Batch]) -> Tensor:
+        usual = self.config._attn_implementation
+        self.config._attn_implementation = NAME
+        try:
+            nothing = torch.zeros(1, 1, 1, 1, device=self.device)  # a mask, so that the model makes none
+            masks = dict.fromkeys(self.kinds, nothing) if self.kinds else nothing
+            return self.run(ids, masks, position, blocks=batches)
+        finally:
+            self.config._attn_implementation = usual
 
     def masks(self, visible: Tensor, query: Tensor, key: Tensor) -> Any:
         """``visible [B, Q, K]`` bool, with positions ``query [B, Q]`` and ``key [B, K]``, as the model takes it."""
@@ -125,16 +142,23 @@ class Network:
         dtype = self.compute if self.compute != torch.float64 else torch.float64
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
-    def run(self, ids: Tensor, mask: Any = None, position: Tensor | None = None, cache: Any = None) -> Tensor:
-        """One forward pass: [B, L, D]."""
-        keywords: dict[str, Any] = {"use_cache": cache is not None}
+    def run(
+        self, ids: Tensor, mask: Any = None, position: Tensor | None = None, cache: Any = None, **more: Any
+    ) -> Tensor:
+        """One forward pass: [B, L, D]. ``more`` goes to the attention function."""
+        keywords: dict[str, Any] = {"use_cache": cache is not None, **more}
         if mask is not None:
             keywords |= {"attention_mask": mask, "position_ids": position}
         if cache is not None:
             keywords[self._cache_argument()] = cache
         with self.autocast():
             if self.splits:
-                return cast(Tensor, self.body(input_ids=ids, **keywords).last_hidden_state)
+                read = self.model.get_input_embeddings()
+                if torch.is_grad_enabled() and tables.plain(read):
+                    keywords["inputs_embeds"] = tables.Lookup.apply(read.weight, ids, read.padding_idx)  # type: ignore[no-untyped-call]
+                else:
+                    keywords["input_ids"] = ids
+                return cast(Tensor, self.body(**keywords).last_hidden_state)
             return cast(Tensor, self.model(input_ids=ids, **keywords).logits)
 
     def _cache_argument(self) -> str:
@@ -149,13 +173,17 @@ class Network:
         z = hidden if hidden.dtype == torch.float64 else hidden.float()
         return self._scale(z) if self.splits else z
 
+    def _scaled(self) -> bool:
+        names = ("logits_scaling", "logit_scale", *CAPS)
+        return any(getattr(self.config, name, None) is not None for name in names)
+
     def _scale(self, z: Tensor) -> Tensor:
         """What some models do to logits after the head (Granite, Cohere, Gemma)."""
         if (divisor := getattr(self.config, "logits_scaling", None)) is not None:
             z = z / divisor
         if (factor := getattr(self.config, "logit_scale", None)) is not None:
             z = z * factor
-        for name in ("final_logit_softcapping", "logits_soft_cap"):
+        for name in CAPS:
             if (cap := getattr(self.config, name, None)) is not None:
                 z = cap * torch.tanh(z / cap)
         return z
@@ -168,9 +196,14 @@ class Network:
 
         In chunks, recomputed in the backward pass: [T, V] is never held.
         """
-        size = max(16, CHUNK // self.vocabulary)
         divisor = temperature if bool((temperature != 1).any()) else None
+        head = self.model.get_output_embeddings()
+        if self.splits and tables.plain(head) and not self._scaled():
+            reading = tables.Reading(target, divisor, tuple(reductions), self.compute, self.buffer)
+            found = tables.Head.apply(hidden, head.weight, reading)  # type: ignore[no-untyped-call]
+            return dict(zip(("logp", *reductions), found, strict=True))
         parts: list[tuple[Tensor, ...]] = []
+        size = max(16, CHUNK // self.vocabulary)
         for start in range(0, max(len(target), 1), size):
             span = slice(start, start + size)
             args = (hidden[span], target[span], None if divisor is None else divisor[span], tuple(reductions))

@@ -2,12 +2,13 @@
 
 A plain product of a few rows arranges the weights for the processor anew each time, which at 64 rows takes as long as
 the arithmetic. While weights stay as they are it is enough to do it once. Float32 uses MKL's packed products, bfloat16
-oneDNN's; without these libraries nothing changes.
+oneDNN's; without these libraries nothing changes. MKL asks for twice a weight's memory and nine megabytes, and writes
+to half of it, so that memory is not the heap's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equipoise.engine.local.allocator import given_back
+
 FEW = 512  # rows; a product of more is as fast with plain weights
 LEAST = 1 << 15  # numbers of a weight that is worth it
-PATIENCE = 8  # products with another number of rows before weights are packed again: what packing costs
+PATIENCE = 32  # float32 products with the same number of rows before weights are packed: what packing costs
 
 
 def supported(compute: torch.dtype, device: torch.device) -> bool:
@@ -31,7 +34,7 @@ def supported(compute: torch.dtype, device: torch.device) -> bool:
 
 
 class Product:
-    """``x [..., K]`` -> [..., N]: one or several linear layers of the same input, side by side."""
+    """``x [..., K]`` -> [..., N] for weights [N, K]: one or several linear layers of the same input, side by side."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], compute: torch.dtype) -> None:
         self.weights, self.biases, self.compute = [w.detach() for w in weights], list(biases), compute
@@ -42,8 +45,6 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if self.wants(rows):
-            self.pack(rows)
         if self.packed is None or rows > FEW or (rows != self.packed_for and self.compute == torch.float32):
             return self._plain(x)
         if self.compute == torch.float32:
@@ -56,13 +57,14 @@ class Product:
         parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def wants(self, rows: int) -> bool:
-        """Whether the next product should pack. MKL's layout is for one number of rows, so that has to last."""
+    def due(self, rows: int) -> bool:
+        """Told before each product; whether to pack for it. MKL's layout is for one number of rows, so that has to
+        last."""
         self.times = self.times + 1 if rows == self.rows else 0
         self.rows = rows
         if rows > FEW or (self.packed is not None and (self.compute != torch.float32 or rows == self.packed_for)):
             return False
-        return self.compute != torch.float32 or self.times >= (PATIENCE if self.packed_for else 1)
+        return self.compute != torch.float32 or self.times >= PATIENCE
 
     def pack(self, rows: int) -> None:
         self.packed, self.packed_for = None, rows
@@ -77,12 +79,12 @@ class Product:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.compute), rows)
 
 
-def pack_ahead(products: Sequence[Product], rows: int) -> None:
-    """Pack those that want it, in all threads: packing itself uses one."""
-    wanting = [p for p in products if p.wants(rows)]
-    if wanting:
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(lambda p: p.pack(rows), wanting))
+def pack(products: Sequence[Product], rows: int) -> None:
+    """Before a product of each with so many rows: pack those that are due, in all threads, since packing uses one."""
+    due = [p for p in products if p.due(rows)]
+    if due:
+        with given_back(), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(lambda p: p.pack(rows), due))
 
 
 @contextmanager
@@ -90,9 +92,17 @@ def prepacked(layers: Sequence[nn.Module], compute: torch.dtype) -> Iterator[Non
     """Within, these linear layers (others are left alone) are packed; their weights must not change."""
     large = [m for m in layers if type(m) is nn.Linear and m.weight.numel() >= LEAST]
     for layer in large:
-        layer.forward = Product([layer.weight], [layer.bias], compute)  # type: ignore[method-assign, assignment]
+        layer.forward = _packing(Product([layer.weight], [layer.bias], compute))  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         for layer in large:
             del layer.forward
+
+
+def _packing(product: Product) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        pack([product], x.numel() // x.shape[-1])
+        return product(x)
+
+    return forward

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equipoise.engine.local.decoding import begin
 from equipoise.engine.local.fused import fits
+from equipoise.engine.local.light import lighten
 from equipoise.engine.local.network import Network
 from equipoise.engine.local.prepacked import supported
 from equipoise.engine.local.rows import Sequences, build
@@ -21,7 +22,7 @@ TOLERANCE = 1e-3  # largest difference of logits, in standard deviations of the 
 
 @torch.no_grad()
 def probe(network: Network, name: str, context: int) -> None:
-    """Set ``packs``, ``memory`` and ``splits``; warn with the reason where one is False.
+    """Set ``blocks``, ``packs``, ``memory`` and ``splits``; warn with the reason where one is False.
 
     The probe is longer than any window. Raises ModelError when rows of one batch influence each other even when
     padded on the right.
@@ -41,6 +42,11 @@ def probe(network: Network, name: str, context: int) -> None:
             network.reasons[what] = reason
         return reason is None
 
+    likely = fits(network.model, network.config)
+    if likely:
+        heavy = lighten(network.model)
+        if not check("light", lambda: [_compare(network, first, single[0])]):
+            heavy()
     network.splits = check("splits", lambda: [_compare(network, first, single[0])])
     padded = check("padded", lambda: _padded(network, [first, second], single))
     if not padded:
@@ -48,8 +54,13 @@ def probe(network: Network, name: str, context: int) -> None:
             f"model {name!r}: the log-probs of a row change with the row beside it ({network.reasons['padded']}), so "
             "no batch of it can be trained. Choose another architecture."
         )
-    network.packs = check("packs", lambda: _packed(network, first, second, branch, [*single, branched]))
-    fused = ["fused"] if fits(network.model, network.config) and supported(network.compute, network.device) else []
+
+    def packed() -> list[tuple[Tensor, Tensor]]:
+        return _packed(network, first, second, branch, [*single, branched])
+
+    network.blocks = network.blocks and check("blocks", packed)
+    network.packs = network.blocks or check("packs", packed)
+    fused = ["fused"] if likely and supported(network.compute, network.device) else []
     for memory in (*fused, "columns", "own", "none"):
         network.memory = memory
         if check(memory, lambda: _decoded(network, first, second, single)):

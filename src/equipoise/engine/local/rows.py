@@ -151,12 +151,15 @@ DENSE = 1.0  # time of an attended pair under a dense mask, against the same wor
 CAUSAL = 0.4  # the same for causal rows, where half of the square is skipped (CPU: 0.2-0.4)
 
 
-def arrange(seqs: Sequences, info: ModelInfo, packs: bool) -> Rows:
-    """The layout that a cost model expects to be fastest; plain if the model cannot pack."""
+def arrange(seqs: Sequences, info: ModelInfo, packs: bool, blocks: bool = False) -> Rows:
+    """The layout that a cost model expects to be fastest; plain if the model cannot pack. With attention by ``blocks``
+    nothing is padded and nothing masked is computed, so all in one row, prompts shared, is the least work."""
     lengths = seqs.lengths()
     plain: list[list[tuple[int, ...]]] = [[(i,)] for i in range(len(lengths))]
     if not packs:
         return build(seqs, plain, "plain")
+    if blocks:
+        return build(seqs, [_items(seqs, len(lengths))], "shared", apart=True)
     best, chosen, name = _price(info, len(plain), int(lengths.max()), CAUSAL), plain, "plain"
     for width in _widths(seqs):
         items = _items(seqs, width)
@@ -211,8 +214,33 @@ def _fill(sizes: Sequence[int]) -> list[list[int]]:
     return bins
 
 
-def build(seqs: Sequences, bins: Sequence[Sequence[tuple[int, ...]]], layout: str) -> Rows:
-    """Lay items (responses that share one copy of their prompt) out in rows, one row a bin."""
+@dataclass(frozen=True)
+class Run:
+    """A segment, before it has a place."""
+
+    ids: NDArray[np.int64]
+    offset: int  # position of its first token
+    number: int
+    parent: int  # number of its prompt's segment; -1 for a prompt
+    response: int | None
+    turn: int  # where in a row whose prompts and responses lie apart
+
+
+def _runs(seqs: Sequences, row: Sequence[tuple[int, ...]]) -> list[Run]:
+    """Each item's prompt, followed by its responses. A response that shares its prompt with no other stays beside it
+    in either order."""
+    runs: list[Run] = []
+    for item in row:
+        prompt, root, turns = seqs.prompts[item[0]], len(runs), (1, 2) if len(item) > 1 else (0, 0)
+        runs.append(Run(prompt, 0, root, -1, None, turns[0]))
+        replies = [(seqs.replies[i][:-1], i) for i in item]
+        runs += [Run(ids, len(prompt), root + 1 + k, root, i, turns[1]) for k, (ids, i) in enumerate(replies)]
+    return runs
+
+
+def build(seqs: Sequences, bins: Sequence[Sequence[tuple[int, ...]]], layout: str, apart: bool = False) -> Rows:
+    """Lay items (responses that share one copy of their prompt) out in rows, one row a bin. ``apart``: the prompts of
+    a row come first, so that responses of equal length lie at equal distances."""
     length = max(max(sum(_size(seqs, item) for item in row) for row in bins), 1)
     ids = np.zeros((len(bins), length), dtype=np.int64)
     position = np.zeros_like(ids)
@@ -221,20 +249,19 @@ def build(seqs: Sequences, bins: Sequence[Sequence[tuple[int, ...]]], layout: st
     read: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * len(seqs.owner)
     tokens = seen = 0
     for b, row in enumerate(bins):
-        column = number = 0
-        for item in row:
-            prompt = seqs.prompts[item[0]]
-            root, last = number, b * length + column + len(prompt) - 1
-            runs = [(prompt, 0, -1), *((seqs.replies[i][:-1], len(prompt), root) for i in item)]
-            for k, (run, offset, above) in enumerate(runs):
-                span = slice(column, column + len(run))
-                ids[b, span], position[b, span] = run, np.arange(offset, offset + len(run))
-                segment[b, span], parent[b, span] = number, above
-                if k:
-                    places = seqs.trained[item[k - 1]]
-                    read[item[k - 1]] = np.where(places == 0, last, b * length + column + places - 1)
-                tokens += len(run)
-                seen += flops.causal(len(run), offset)
-                column, number = column + len(run), number + 1
+        runs, column = _runs(seqs, row), b * length
+        last: dict[int, int] = {}  # place of a prompt's last token
+        for run in sorted(runs, key=lambda run: run.turn) if apart else runs:
+            end = column + len(run.ids)
+            ids.flat[column:end], position.flat[column:end] = run.ids, np.arange(run.offset, run.offset + len(run.ids))
+            segment.flat[column:end], parent.flat[column:end] = run.number, run.parent
+            if run.response is None:
+                last[run.number] = end - 1
+            else:
+                places = seqs.trained[run.response]
+                read[run.response] = np.where(places == 0, last[run.parent], column + places - 1)
+            tokens += len(run.ids)
+            seen += flops.causal(len(run.ids), run.offset)
+            column = end
     target = [r[t] for r, t in zip(seqs.replies, seqs.trained, strict=True)]
     return Rows(layout, ids, position, segment, parent, np.concatenate(read), np.concatenate(target), tokens, seen)
