@@ -33,8 +33,11 @@ def on_ranks(ranks: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 def _work(work: Callable[[int], Any], address: str, rank: int, ranks: int, pipe: Any) -> None:
+    import torch
+
     from equipoise.engine.ray.rank import join
 
+    torch.set_num_threads(1)  # OpenMP's threads, which the parent may have used, do not survive a fork
     try:
         join(address, rank, ranks, DEADLINE_S)
         pipe.send((work(rank),))

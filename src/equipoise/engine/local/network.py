@@ -30,9 +30,9 @@ class Network:
     """A causal language model, read as hidden states and an output head.
 
     ``packs``: rows of several segments give the log-probs of single rows; ``blocks``: and need no masks. ``splits``:
-    the head on hidden states gives the model's logits. ``memory``: how decoding rows are remembered: "fused" and "columns"
-    (keys and values under our masks, which in "fused" our own step of the layers reads), "own" (the model's cache),
-    "none". They are found out at load (``probe``); ``reasons`` says why not the best.
+    the head on hidden states gives the model's logits. ``memory``: how decoding rows are remembered: "fused" and
+    "columns" (keys and values under our masks, which in "fused" our own step of the layers reads), "own" (the model's
+    cache), "none". They are found out at load (``probe``); ``reasons`` says why not the best.
     """
 
     def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
