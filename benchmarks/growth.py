@@ -123,7 +123,7 @@ def layouts(quick: bool) -> Results:
     for name, run in found.items():
         took = {layout: median(run.get("seconds"), layout) for layout in (*NAMES, "chosen")}
         shown = [number(took[layout], ".2f") for layout in NAMES]
-        chosen = ", ".join(sorted({text.split()[0] for text in run["rows"]["chosen"]})) if "rows" in run else "-"
+        chosen = run.get("chosen", "-")
         lines.append([name, *shown, chosen, number(run.get("ratio", float("nan")), ".2f")])
     columns = ("cell", *(f"{layout} s" for layout in NAMES), "chosen", "chosen / best")
     show("Forward and backward in each layout of rows: the chosen one within 1.10 of the best", columns, lines)

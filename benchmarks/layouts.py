@@ -1,9 +1,10 @@
-"""Seconds of a forward and backward pass in each layout of the learner's rows, and in that which its cost model chose.
+"""Seconds of a forward and backward pass in each layout of the learner's rows under masks, and in what the engine does.
 
     python benchmarks/layouts.py '<Layout as JSON>'      prints one line of JSON
 
 The layouts are forced here and nowhere else: plain (a response with its prompt a row), packed (several a row, blind to
-each other), shared (a prompt once, as many of its responses as the micro-batch has after it).
+each other), shared (a prompt once, as many of its responses as the micro-batch has after it). What the engine does
+is its choice among these or, where it can, attention by blocks, which needs no mask.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from unittest.mock import patch
 
@@ -24,7 +26,7 @@ from equipoise.parts.objectives import likelihood
 from equipoise.types import Group, ModelInfo, Prompt, Response
 
 NAMES = ("plain", "packed", "shared")
-Arrange = Callable[[rows.Sequences, ModelInfo, bool], rows.Rows]
+Arrange = Callable[[rows.Sequences, ModelInfo, bool, bool], rows.Rows]
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,25 @@ def forced(name: str) -> Arrange:
     return arrange
 
 
-def shapes(engine: LocalEngine, batch: Sequence[Group], arrange: Arrange) -> list[tuple[str, tuple[int, ...]]]:
+@contextmanager
+def layout(engine: LocalEngine, name: str) -> Iterator[None]:
+    """Within, the learner uses this layout under masks; "chosen": what it would do by itself."""
+    if name == "chosen":
+        yield
+        return
+    with patch.object(learner, "arrange", forced(name)), patch.object(engine.network, "blocks", False):
+        yield
+
+
+def shapes(engine: LocalEngine, batch: Sequence[Group], name: str) -> list[tuple[str, tuple[int, ...]]]:
     """Layout and rows of each micro-batch."""
-    with patch.object(learner, "arrange", arrange):
+    with layout(engine, name):
         return [(micro.rows.layout, micro.rows.ids.shape) for micro in engine._learner.micros(batch)]
 
 
-def seconds(engine: LocalEngine, batch: Sequence[Group], arrange: Arrange) -> float:
+def seconds(engine: LocalEngine, batch: Sequence[Group], name: str) -> float:
     """Of a pass over the groups, forward and backward."""
-    with patch.object(learner, "arrange", arrange):
+    with layout(engine, name):
         began = time.monotonic()
         engine.backward(batch, likelihood(), count(batch))
         took = time.monotonic() - began
@@ -95,23 +107,20 @@ def run(work: Layout) -> dict[str, object]:
     deterministic(work.threads)
     engine = load(work.model, device="cpu", dtype=work.dtype, rows_tokens=work.limit)
     batch = groups(work, engine.info.vocabulary)
-    ways = {name: forced(name) for name in NAMES} | {"chosen": rows.arrange}
-    made = {name: shapes(engine, batch, arrange) for name, arrange in ways.items()}
-    same = next((name for name in NAMES if made[name] == made["chosen"]), None)
-    timed = {name: arrange for name, arrange in ways.items() if name != "chosen" or same is None}
-    seconds(engine, groups(Layout(work.model, 16, 16), engine.info.vocabulary), rows.arrange)  # warms up
-    times: dict[str, list[float]] = {name: [] for name in timed}
+    made = {name: shapes(engine, batch, name) for name in (*NAMES, "chosen")}
+    seconds(engine, groups(Layout(work.model, 16, 16), engine.info.vocabulary), "chosen")  # warms up
+    times: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(work.repeats):  # in turn: what disturbs the machine disturbs all
-        for name, arrange in timed.items():
-            times[name].append(seconds(engine, batch, arrange))
+        for name in made:
+            times[name].append(seconds(engine, batch, name))
     took = {name: statistics.median(found) for name, found in times.items()}
     best = min(NAMES, key=lambda name: took[name])
     return {
         "seconds": times,
         "rows": {name: [f"{layout} {b}x{n}" for layout, (b, n) in found] for name, found in made.items()},
-        "chosen": same or "chosen",
+        "chosen": "blocks" if engine.network.blocks else made["chosen"][0][0],
         "best": best,
-        "ratio": took[same or "chosen"] / took[best],
+        "ratio": took["chosen"] / took[best],
     }
 
 

@@ -138,7 +138,7 @@ def plan(rows: Rows) -> list[Batch]:
 
 
 def _spans(rows: Rows) -> tuple[list[tuple[range, range]], list[tuple[range, range]]]:
-    """Causal blocks, and full ones of children that lie side by side with their parent. A parent's only child
+    """Causal blocks, and full ones of the children of a parent, which lie side by side. An only child beside its parent
     continues it: one causal block."""
     own: list[tuple[range, range]] = []
     above: list[tuple[range, range]] = []
@@ -149,7 +149,7 @@ def _spans(rows: Rows) -> tuple[list[tuple[range, range]], list[tuple[range, ran
             parent = int(rows.parent.flat[span.start])
             if parent >= 0:
                 children.setdefault(parent, []).append(span)
-        alone = {parent for parent, found in children.items() if len(found) == 1}
+        alone = {p for p, found in children.items() if len(found) == 1 and found[0].start == spans[p].stop}
         for number, span in spans.items():
             parent = int(rows.parent.flat[span.start])
             if number in alone:
