@@ -50,8 +50,8 @@ MUTANTS = [
     Mutant(
         1,
         "engine/local/rows.py",
-        "segment[b, span], parent[b, span] = number, above",
-        "segment[b, span], parent[b, span] = 0, above",
+        "segment.flat[column:end], parent.flat[column:end] = run.number, run.parent",
+        "segment.flat[column:end], parent.flat[column:end] = 0, run.parent",
         "engine/test_local_packing.py::test_packs_and_every_layout_equals_single_rows[llama]",
     ),
     Mutant(

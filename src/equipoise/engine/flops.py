@@ -5,8 +5,9 @@ Forward, for tokens that see c others (themselves included), s of them scored:
     2 * body * tokens  +  4 * layers * width * sum(c)  +  2 * head * s
 
 A backward pass costs the forward's again for the activations, and once more for the weights' gradient in the
-share of weights that is trained. Recomputed activations cost their forward again, and the output head is always
-recomputed in a backward pass (its [T, V] logits are not kept).
+share of weights that is trained. Recomputed activations cost their forward again, and so does the output head in
+a backward pass: its [T, V] logits are not kept. (On one device the last chunk's are, and are charged all the same: what
+a step costs does not depend on how it was cut.)
 """
 
 from __future__ import annotations

@@ -29,10 +29,11 @@ class Unsupported(Exception):
 class Network:
     """A causal language model, read as hidden states and an output head.
 
-    ``packs``: rows of several segments give the log-probs of single rows; ``blocks``: and need no masks. ``splits``:
-    the head on hidden states gives the model's logits. ``memory``: how decoding rows are remembered: "fused" and
-    "columns" (keys and values under our masks, which in "fused" our own step of the layers reads), "own" (the model's
-    cache), "none". They are found out at load (``probe``); ``reasons`` says why not the best.
+    ``embeds``: the body reads embeddings as it reads ids. ``packs``: rows of several segments give the log-probs of
+    single rows; ``blocks``: and need no masks. ``splits``: the head on hidden states gives the model's logits.
+    ``memory``: how decoding rows are remembered: "fused" and "columns" (keys and values under our masks, which in
+    "fused" our own step of the layers reads), "own" (the model's cache), "none". They are found out at load
+    (``probe``); ``reasons`` says why not the best.
     """
 
     def __init__(self, model: Any, device: torch.device, compute: torch.dtype) -> None:
@@ -42,6 +43,7 @@ class Network:
         self.config = model.config.get_text_config()
         self.packs = self.splits = True
         self.blocks = device.type == "cpu"
+        self.embeds = True
         self.memory = "columns"
         self.stack: Stack | None = None
         self.buffer = tables.Buffer()
@@ -154,7 +156,7 @@ class Network:
         with self.autocast():
             if self.splits:
                 read = self.model.get_input_embeddings()
-                if torch.is_grad_enabled() and tables.plain(read):
+                if self.embeds and tables.plain(read):
                     keywords["inputs_embeds"] = tables.Lookup.apply(read.weight, ids, read.padding_idx)  # type: ignore[no-untyped-call]
                 else:
                     keywords["input_ids"] = ids

@@ -22,7 +22,7 @@ TOLERANCE = 1e-3  # largest difference of logits, in standard deviations of the 
 
 @torch.no_grad()
 def probe(network: Network, name: str, context: int) -> None:
-    """Set ``blocks``, ``packs``, ``memory`` and ``splits``; warn with the reason where one is False.
+    """Set ``embeds``, ``blocks``, ``packs``, ``memory`` and ``splits``; warn with the reason where one is False.
 
     The probe is longer than any window. Raises ModelError when rows of one batch influence each other even when
     padded on the right.
@@ -42,6 +42,7 @@ def probe(network: Network, name: str, context: int) -> None:
             network.reasons[what] = reason
         return reason is None
 
+    network.embeds = check("embeds", lambda: [_compare(network, first, single[0])])
     likely = fits(network.model, network.config)
     if likely:
         heavy = lighten(network.model)
