@@ -247,8 +247,8 @@ def _backward(
     """Of query, key and value: [n, H or H', length, D]."""
     times, side = query.shape[1] // key.shape[1], batch.queries
     q, k, v = side.read(query), batch.keys.read(key), batch.keys.read(value)
-    o, slopes = side.read(out), side.blank(side.read(slope), 0.0)
-    logs = side.blank(side.read(total), torch.inf)  # padding has weight 0
+    o, slopes = side.read(out), side.read(slope)
+    logs = side.blank(side.read(total), torch.inf)  # padding has weight 0, so its slopes go nowhere
     options = batch.options(query, scale)
     heads = [slice(g, None, times) for g in range(times)]
     parts = [
