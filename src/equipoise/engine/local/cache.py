@@ -27,7 +27,8 @@ class Columns(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append columns; returns all of them."""
+        """Append columns; returns all of them. Both in the values' type: rotation leaves keys in a wider one."""
+        key_states = key_states.to(value_states.dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.used + key_states.shape[-2]

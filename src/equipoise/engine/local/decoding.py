@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,17 +12,18 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from equipoise.engine.local.cache import Memory, rows_of
-from equipoise.engine.local.fused import Sharing
+from equipoise.engine.local.fused import Seen, Sharing
 from equipoise.engine.local.network import Network
 
 
 def begin(network: Network, prompts: Sequence[Sequence[int]], fan: NDArray[np.int64]) -> Decoding:
     """Read ``prompts`` once each; row k of the result goes on from prompt ``fan[k]``. [B]"""
-    if network.memory == "fused":
-        return (Fused if network.stack else Cached)(network, prompts, fan)
-    kinds: dict[str, type[Cached | Grown | Recomputed]] = {
-        "columns": Cached, "own": Grown, "none": Recomputed
-    }  # fmt: skip
+    kinds: dict[str, Callable[..., Decoding]] = {
+        "fused": Fused if network.stack else Cached,
+        "columns": Cached,
+        "own": Grown,
+        "none": Recomputed,
+    }
     return kinds[network.memory](network, prompts, fan)
 
 
@@ -77,9 +78,7 @@ class Cached:
 
     def join(self, other: Decoding) -> None:
         assert isinstance(other, Cached)
-        width = max(self.key.shape[1], other.key.shape[1])
-        pad = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in (self.key, other.key)]
-        self.key, self.last = torch.cat(pad), torch.cat([self.last, other.last])
+        self.key, self.last = _below(self.key, other.key, -1), torch.cat([self.last, other.last])
         self.memory.join(other.memory, len(other.last))
 
 
@@ -108,12 +107,13 @@ class Fused:
             self.prompt_key, fan = self.prompt_key[index, start:], np.searchsorted(kept, fan)
         self.fan = fan
         self.sharing = Sharing.of(fan, len(self.prompt_key), self.network.device)
+        self.before = Seen(self.prompts, self.prompt_key >= 0)
 
     def feed(self, tokens: NDArray[np.int64]) -> None:
         ids = rows_of(tokens, self.network.device)
         self.key = torch.nn.functional.pad(self.key, (0, 1), value=True)
-        seen = torch.cat([self.prompt_key[rows_of(self.fan, self.network.device)] >= 0, self.key], 1)
-        self.last = self.stack.step(ids, self.place[:, None], seen, self.prompts, self.sharing, self.memory)
+        own = Seen(self.memory, self.key)
+        self.last = self.stack.step(ids, self.place[:, None], self.before, self.sharing, own)
         self.place = self.place + 1
 
     def select(self, rows: NDArray[np.int64]) -> None:
@@ -126,15 +126,10 @@ class Fused:
 
     def join(self, other: Decoding) -> None:
         assert isinstance(other, Fused)
-        width = max(self.key.shape[1], other.key.shape[1])
-        pads = [torch.nn.functional.pad(k, (width - k.shape[1], 0)) for k in (self.key, other.key)]
-        self.key, self.last = torch.cat(pads), torch.cat([self.last, other.last])
+        self.key, self.last = _below(self.key, other.key, False), torch.cat([self.last, other.last])
         self.place = torch.cat([self.place, other.place])
         self.memory.join(other.memory, len(other.fan))
-        width = max(self.prompt_key.shape[1], other.prompt_key.shape[1])
-        keys = (self.prompt_key, other.prompt_key)
-        pads = [torch.nn.functional.pad(k, (width - k.shape[1], 0), value=-1) for k in keys]
-        before, self.prompt_key = len(self.prompt_key), torch.cat(pads)
+        before, self.prompt_key = len(self.prompt_key), _below(self.prompt_key, other.prompt_key, -1)
         self.prompts.join(other.prompts, len(other.prompt_key))
         self._share(np.concatenate([self.fan, other.fan + before]))
 
@@ -208,3 +203,9 @@ class Recomputed:
         assert isinstance(other, Recomputed)
         self.rows += other.rows
         self.last = torch.cat([self.last, other.last])
+
+
+def _below(first: Tensor, second: Tensor, value: float) -> Tensor:
+    """[B, columns] and [B', columns'] -> one table, aligned on the last column, ``value`` where there was none."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([torch.nn.functional.pad(t, (width - t.shape[1], 0), value=value) for t in (first, second)])

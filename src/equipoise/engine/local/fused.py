@@ -59,24 +59,33 @@ class Stack:
         self.layers = [Layer(layer, compute) for layer in self.body.layers]
         self.products = [p for layer in self.layers for p in layer.products]
 
-    def step(
-        self, ids: Tensor, position: Tensor, seen: Tensor, prompts: Memory, sharing: Sharing, own: Memory
-    ) -> Tensor:
-        """``ids [B]``, ``position [B, 1]``, ``seen [B, columns]`` of the prompt and then of the row -> [B, D]."""
+    def step(self, ids: Tensor, position: Tensor, prompts: Seen, sharing: Sharing, own: Seen) -> Tensor:
+        """``ids [B]``, ``position [B, 1]`` -> [B, D]. The tokens' keys and values are appended to ``own``, whose
+        ``real`` has a column for them."""
         pack(self.products, len(ids))
         x = self.body.embed_tokens(ids)
         cos, sin = (t[:, 0, None, :] for t in self.body.rotary_emb(x, position))  # [B, 1, D of a head]
-        bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None, None, :]
         for k, layer in enumerate(self.layers):
-            read, scale = prompts.layers[k].columns, layer.attention.scaling
+            read, scale = prompts.memory.layers[k].columns, layer.attention.scaling
 
             def attend(
                 query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Any = read, scale: float = scale
             ) -> Tensor:
-                return attention(query, read, sharing, own.append(k, key, value), bias, scale)
+                query = query.to(value.dtype)
+                before = sharing.gather(*part(sharing.spread(query), read, prompts.bias, scale))
+                return merged(before, part(query, own.memory.append(k, key, value), own.bias, scale)).flatten(1)
 
             x = layer.step(x, cos, sin, attend)
         return norm(self.body.norm, x)
+
+
+class Seen:
+    """Keys and values, and which columns hold a token: ``real [rows, columns]``."""
+
+    def __init__(self, memory: Memory, real: Tensor) -> None:
+        self.memory = memory
+        whole = bool(real.all())
+        self.bias = None if whole else torch.zeros(real.shape).masked_fill_(~real, -torch.inf)[:, None, None, :]
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Sharing:
 
     prompts: int
     size: int
-    slot: Tensor  # [B] each row's place
+    slot: Tensor | None  # [B] each row's place; None where all are taken, in order
 
     @staticmethod
     def of(fan: NDArray[np.int64], prompts: int, device: torch.device) -> Sharing:
@@ -95,32 +104,40 @@ class Sharing:
         rank = np.empty_like(fan)
         rank[order] = np.arange(len(fan)) - np.repeat(np.cumsum(counts) - counts, counts)
         size = int(counts.max(initial=0))
-        return Sharing(prompts, size, torch.as_tensor(fan * size + rank, device=device))
+        slot = fan * size + rank
+        taken = np.array_equal(slot, np.arange(prompts * size))
+        return Sharing(prompts, size, None if taken else torch.as_tensor(slot, device=device))
 
     def spread(self, rows: Tensor) -> Tensor:
         """[B, H, G, D] -> [P, H, S * G, D]"""
-        whole = rows.new_zeros(self.prompts * self.size, *rows.shape[1:]).index_copy_(0, self.slot, rows)
-        return whole.view(self.prompts, self.size, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
+        if self.slot is not None:
+            rows = rows.new_zeros(self.prompts * self.size, *rows.shape[1:]).index_copy_(0, self.slot, rows)
+        return rows.view(self.prompts, self.size, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
 
-    def gather(self, whole: Tensor) -> Tensor:
-        """[P, H, S * G, D] -> [B, H, G, D]"""
-        rows = whole.view(*whole.shape[:2], self.size, -1, whole.shape[-1])
-        return rows.transpose(1, 2).flatten(0, 1)[self.slot]
+    def gather(self, *whole: Tensor) -> tuple[Tensor, ...]:
+        """Each [P, H, S * G, ...] -> [B, H, G, ...]"""
+        apart = (t.view(*t.shape[:2], self.size, t.shape[2] // self.size, *t.shape[3:]) for t in whole)
+        found = (t.transpose(1, 2).flatten(0, 1) for t in apart)
+        return tuple(found) if self.slot is None else tuple(t[self.slot] for t in found)
 
 
-Columns = tuple[Tensor, Tensor]  # keys and values, [rows, H, columns, D]
+Part = tuple[Tensor, ...]  # what is found among some keys [..., D], and its softmax's log-denominator [...]
 
 
-def attention(query: Tensor, prompts: Columns, sharing: Sharing, own: Columns, bias: Tensor, scale: float) -> Tensor:
-    """``query [B, H, G, D]``; G heads read the same keys. A prompt's are read once for all rows that share it,
-    which spares most of the memory traffic. Returns [B, H * G * D]."""
-    query = query.to(own[0].dtype)
-    before = sharing.gather(sharing.spread(query) @ prompts[0].transpose(-1, -2))
-    scores = torch.cat([before, query @ own[0].transpose(-1, -2)], -1)
-    weights = (scores.float() * scale + bias).softmax(-1).to(own[1].dtype)
-    first, second = weights[..., : before.shape[-1]], weights[..., before.shape[-1] :]
-    found: Tensor = sharing.gather(sharing.spread(first) @ prompts[1]) + second @ own[1]
-    return found.flatten(1)
+def part(query: Tensor, columns: tuple[Tensor, Tensor], bias: Tensor | None, scale: float) -> Part:
+    """``query [rows, H, L, D]`` over keys and values [rows, H, columns, D]."""
+    keys, values = columns
+    mask = None if bias is None else bias.to(query.dtype)
+    found: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, keys, values, 0.0, False, attn_mask=mask, scale=scale
+    )
+    return found
+
+
+def merged(one: Part, other: Part) -> Tensor:
+    """What one softmax over the keys of both finds (Milakov & Gimelshein, arXiv 1805.02867, section 3)."""
+    share = torch.sigmoid(one[1] - other[1])[..., None]
+    return torch.lerp(other[0], one[0], share.to(one[0].dtype))
 
 
 class Layer:
@@ -141,7 +158,7 @@ class Layer:
     def step(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """[B, D]. ``attend``: queries [B, H, G, D] with the new keys and values [B, H, 1, D] -> [B, H * G * D]."""
         x = x + self.out(attend(*self.project(norm(self.before, x), cos, sin)))
-        gate, up = self.gated(norm(self.after, x)).chunk(2, -1)
+        gate, up = self.gated.parts(norm(self.after, x))
         return x + self.down(self.act(gate) * up)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,5 +190,6 @@ def weight(layer: Any) -> Tensor:
 def norm(layer: Any, x: Tensor) -> Tensor:
     """Divided by its root mean square, as the model's own module does it, in float32."""
     y = x.float()
-    scaled: Tensor = layer.weight * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + layer.variance_epsilon))
+    mean = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1])
+    scaled: Tensor = layer.weight * (y * mean.add_(layer.variance_epsilon).rsqrt_())
     return scaled

@@ -44,18 +44,29 @@ class Product:
         self.weight = self.weights[0]
 
     def __call__(self, x: Tensor) -> Tensor:
+        found = self._packed(x)
+        if found is not None:
+            return found
+        parts = self._plain(x)
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Each layer's own result."""
+        found = self._packed(x)
+        return self._plain(x) if found is None else torch.split(found, [len(w) for w in self.weights], -1)
+
+    def _packed(self, x: Tensor) -> Tensor | None:
         rows = x.numel() // x.shape[-1]
         if self.packed is None or rows > FEW or (rows != self.packed_for and self.compute == torch.float32):
-            return self._plain(x)
+            return None
         if self.compute == torch.float32:
             found: Tensor = torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, rows)
         else:
             found = torch.ops.mkldnn._linear_pointwise(x.to(self.compute), self.packed, self.bias, "none", [], "")
         return found
 
-    def _plain(self, x: Tensor) -> Tensor:
-        parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+    def _plain(self, x: Tensor) -> list[Tensor]:
+        return [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
 
     def due(self, rows: int) -> bool:
         """Told before each product; whether to pack for it. MKL's layout is for one number of rows, so that has to
