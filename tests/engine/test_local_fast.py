@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.local import allocator, blocks, decoding, light, prepacked, tables
+from equipoise.engine.local import allocator, blocks, decoding, fused, light, prepacked, tables
+from equipoise.engine.local.cache import Memory
 from equipoise.engine.local.prepacked import Product, pack
 from equipoise.engine.local.rows import PADDING, Sequences, build
 from equipoise.engine.local.tokens import PerToken
@@ -132,6 +133,31 @@ def test_attention_by_blocks_is_that_under_a_mask(
     grads = [torch.autograd.grad(out, (query, key, value), slope) for out in (found, wanted)]
     for got, right in zip(*grads, strict=True):
         torch.testing.assert_close(got, right)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.integers(0, 2**16))
+def test_attention_to_a_shared_prompt_and_to_own_tokens_adds_up_to_one_softmax(fan: list[int], seed: int) -> None:
+    """Whichever row goes on from whichever prompt, with holes in the columns of both."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, prompts = len(fan), max(fan) + 1
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    query = numbers(rows, 2, 3, 8)
+    columns = [(numbers(n, 2, size, 8), numbers(n, 2, size, 8)) for n, size in ((prompts, 5), (rows, 4))]
+    real = [torch.rand(n, size, generator=generator) < 0.6 for n, size in ((prompts, 5), (rows, 4))]
+    for seen in real:
+        seen[:, -1] = True
+    of_prompts, own = (fused.Seen(Memory(), seen).bias for seen in real)
+    sharing = fused.Sharing.of(np.array(fan), prompts, query.device)
+    before = sharing.gather(*fused.part(sharing.spread(query), columns[0], of_prompts, 0.3))
+    found = fused.merged(before, fused.part(query, columns[1], own, 0.3))
+    keys, values = (torch.cat([columns[0][k][fan], columns[1][k]], 2) for k in (0, 1))
+    visible = torch.cat([real[0][fan], real[1]], 1)[:, None, None, :]
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible, scale=0.3)
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
