@@ -90,7 +90,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Which rows go on from which prompt, as products over prompts want it: [P * S], S rows a prompt, some of them
+    """Which rows go on from which prompt, as attention to prompts wants it: [P * S], S rows a prompt, some of them
     empty."""
 
     prompts: int
