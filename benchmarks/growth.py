@@ -153,8 +153,9 @@ def plot(results: Results, path: Path) -> None:
             ax.plot(list(found), [median(run, name) for run in found.values()], marker="o", label=word)
         ax.set(xlabel=label, ylabel="seconds", ylim=(0, None), xlim=(0, None))
     axes[0].legend(frameon=False)
-    axes[-1].plot(results["memory"].get("resident_mb", []))
-    axes[-1].set(xlabel="step", ylabel="resident memory, MB", ylim=(0, None))
+    resident = results["memory"].get("resident_mb", [])
+    axes[-1].plot(resident)
+    axes[-1].set(xlabel="step", ylabel="resident memory, MB", ylim=(0, 1.1 * max(resident, default=1)))
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
