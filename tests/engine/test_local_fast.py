@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
@@ -137,6 +137,8 @@ def test_attention_by_blocks_is_that_under_a_mask(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.integers(0, 2**16))
+@example([0, 0, 1, 1], 0)  # as many rows for each prompt, in order
+@example([1, 0, 1, 0], 0)  # and not in order
 def test_attention_to_a_shared_prompt_and_to_own_tokens_adds_up_to_one_softmax(fan: list[int], seed: int) -> None:
     """Whichever row goes on from whichever prompt, with holes in the columns of both."""
     generator = torch.Generator().manual_seed(seed)
