@@ -113,6 +113,25 @@ def test_one_thread_or_two_give_the_same_run(method: str, tmp_path: Path) -> Non
     assert rows(tmp_path / "inline") == rows(tmp_path / "aside")
 
 
+@pytest.mark.parametrize("late", ["begin", "end"])
+def test_no_draw_is_made_while_a_step_draws_for_itself(late: str, tmp_path: Path) -> None:
+    """When the budget holds one step but not four, a slow thread must find nothing left to do, at any of its points."""
+
+    class Slow(Aside):
+        def spent(self) -> Cost:
+            """Asked right before a source is called, and right after."""
+            if threading.current_thread() is not threading.main_thread() and late == "begin":
+                time.sleep(0.02)
+            return super().spent()
+
+    slow = aside("q_sharp", sampling=0.01 if late == "end" else 0.0)
+    slow.__class__ = Slow
+    for name, made in (("inline", None), ("slow", slow)):
+        toy.loop(tmp_path / name, "q_sharp", BUDGET, ahead=3, engine=made).run()
+    assert (tmp_path / "inline" / "metrics.jsonl").read_text() == (tmp_path / "slow" / "metrics.jsonl").read_text()
+    assert rows(tmp_path / "inline") == rows(tmp_path / "slow")
+
+
 class Killed(BaseException):
     """Stands for kill -9 at this instant: no handler of the loop sees it."""
 

@@ -56,6 +56,11 @@ class Draw:
         """Waits; the waits inside of a draw have deadlines. Raises what the draw raised."""
         return self.future.result()
 
+    def forgone(self) -> bool:
+        """The budget did not hold it, or not an earlier one. Waits."""
+        found = self.sourced()
+        return not found or any(s.empty and s.short for s in found)
+
 
 @dataclass
 class Draws:
@@ -84,8 +89,9 @@ class Draws:
         sampler = engine.snapshot(policies)
 
         def draw() -> list[Sourced]:
-            # When the budget no longer holds all steps in flight, drawing goes on one step at a time.
-            if any(s.empty and s.short for before in earlier for s in before.sourced()):
+            # When the budget no longer holds all steps in flight, drawing goes on one step at a time: a step draws for
+            # itself, and would race with any draw for a later one.
+            if any(before.forgone() for before in earlier):
                 return []
             return self.source(sampler or engine, advance, frozen, step, now)
 
