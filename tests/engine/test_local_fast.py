@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.local import allocator, blocks, decoding, fused, light, prepacked, tables
+from equipoise.engine.local import allocator, blocks, decoding, flash, fused, light, prepacked, tables
 from equipoise.engine.local.cache import Memory
 from equipoise.engine.local.prepacked import Product, pack
 from equipoise.engine.local.rows import PADDING, Sequences, build
@@ -26,37 +26,27 @@ KINDS = {
     "qwen3": {},
     "mistral": {"sliding_window": None},
 }
-HERE = pytest.mark.skipif(
-    not prepacked.supported(torch.float32, torch.device("cpu")), reason="this build of torch has no MKL"
-)
+HERE = pytest.mark.skipif(not prepacked.supported(torch.device("cpu")), reason="this build of torch has no MKL")
 
 
 def linear(x: torch.Tensor, weights: Any, biases: Any) -> torch.Tensor:
     return torch.cat([torch.nn.functional.linear(x, w, b) for w, b in zip(weights, biases, strict=True)], -1)
 
 
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-@pytest.mark.skipif(
-    not prepacked.supported(torch.float32, torch.device("cpu")), reason="this build of torch has no MKL"
-)
+@HERE
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.lists(st.booleans(), min_size=1, max_size=3))
-def test_packed_products_are_the_plain_ones(compute: torch.dtype, rows: list[int], biased: list[bool]) -> None:
+def test_packed_products_are_the_plain_ones(rows: list[int], biased: list[bool]) -> None:
     """Whatever numbers of rows follow each other, in the layout for one of them or in another."""
-    if not prepacked.supported(compute, torch.device("cpu")):
-        pytest.skip("no packed products of this type here")
     torch.manual_seed(len(rows))
     weights = [torch.randn(7 + 3 * k, 12) for k in range(len(biased))]
     biases = [torch.randn(len(w)) if b else None for w, b in zip(weights, biased, strict=True)]
-    product = Product(weights, biases, compute)
-    bound = 1e-5 if compute == torch.float32 else 0.2
+    product = Product(weights, biases)
     for n in rows:
         x = torch.randn(n, 12)
         with patch.object(prepacked, "PATIENCE", 1):
             pack([product], n)
-        with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-            found = product(x)
-        assert (found.float() - linear(x, weights, biases)).abs().max() < bound
+        assert (product(x) - linear(x, weights, biases)).abs().max() < 1e-5
     assert product.packed is not None or all(a != b for a, b in itertools.pairwise(rows))
 
 
@@ -154,8 +144,8 @@ def test_attention_to_a_shared_prompt_and_to_own_tokens_adds_up_to_one_softmax(f
         seen[:, -1] = True
     of_prompts, own = (fused.Seen(Memory(), seen).bias for seen in real)
     sharing = fused.Sharing.of(np.array(fan), prompts, query.device)
-    before = sharing.gather(*fused.part(sharing.spread(query), columns[0], of_prompts, 0.3))
-    found = fused.merged(before, fused.part(query, columns[1], own, 0.3))
+    before = sharing.gather(*flash.forward(sharing.spread(query), *columns[0], False, of_prompts, 0.3))
+    found = fused.merged(before, flash.forward(query, *columns[1], False, own, 0.3))
     keys, values = (torch.cat([columns[0][k][fan], columns[1][k]], 2) for k in (0, 1))
     visible = torch.cat([real[0][fan], real[1]], 1)[:, None, None, :]
     wanted = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible, scale=0.3)

@@ -1,7 +1,7 @@
 """Attention over rows of segments, on CPU: only the pairs that see each other are computed, and no mask is made.
 
 A segment sees its own earlier tokens (a causal block) and all of its parent's (a full block). Each kind of block runs
-in the processor's flash kernel, which also gives the logarithm of its softmax's denominator; with these the blocks of a
+in the flash kernel, which also gives the logarithm of its softmax's denominator; with these the blocks of a
 token are added up to what one softmax over all its keys gives. The kernel's own derivative, given the sums in place of
 a block's parts, is the derivative of the whole.
 
@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface
 
+from equipoise.engine.local import flash
 from equipoise.engine.local.rows import PADDING, Rows
 
 NAME = "equipoise_blocks"  # among the attention functions of transformers
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,6 @@ class Batch:
         if self.causal or not self.keys.padded:
             return None
         return torch.zeros(self.keys.real.shape).masked_fill_(~self.keys.real, -torch.inf)[:, None, None]
-
-    def options(self, query: Tensor, scale: float) -> dict[str, Any]:
-        return {"scale": scale, "attn_mask": None if self.bias is None else self.bias.to(query.dtype)}
 
 
 Plan = Sequence[Batch]
@@ -229,8 +224,7 @@ def _forward(batch: Batch, query: Tensor, key: Tensor, value: Tensor, scale: flo
     """[n, H, length, D] and [n, H, length]. Heads that read different keys in one call: no key is copied for each."""
     times = query.shape[1] // key.shape[1]
     q, k, v = batch.queries.read(query), batch.keys.read(key), batch.keys.read(value)
-    options = batch.options(query, scale)
-    parts = [_flash(q[:, g::times], k, v, 0.0, batch.causal, **options) for g in range(times)]
+    parts = [flash.forward(q[:, g::times], k, v, batch.causal, batch.bias, scale) for g in range(times)]
     return _woven([out for out, _ in parts]), _woven([log for _, log in parts])
 
 
@@ -249,10 +243,10 @@ def _backward(
     q, k, v = side.read(query), batch.keys.read(key), batch.keys.read(value)
     o, slopes = side.read(out), side.read(slope)
     logs = side.blank(side.read(total), torch.inf)  # padding has weight 0, so its slopes go nowhere
-    options = batch.options(query, scale)
     heads = [slice(g, None, times) for g in range(times)]
     parts = [
-        _flash_backward(slopes[:, h], q[:, h], k, v, o[:, h], logs[:, h], 0.0, batch.causal, **options) for h in heads
+        flash.backward(slopes[:, h], q[:, h], k, v, (o[:, h], logs[:, h]), batch.causal, batch.bias, scale)
+        for h in heads
     ]
     keys, values = (sum((p[i] for p in parts[1:]), parts[0][i]) for i in (1, 2))
     return _woven([p[0] for p in parts]), keys, values

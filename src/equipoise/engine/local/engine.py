@@ -131,7 +131,7 @@ class LocalEngine:
             decoder, frozenset(self._info.eos), self._info.context, self.decode, reply and spoken, heads
         )
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
-        with self._as(policy), self._network.autocast(), self._network.decoding():
+        with self._as(policy), self._network.products(), self._network.autocast(), self._network.decoding():
             rows, cost = sampler.sample(
                 self._network, self._info, prompts, n, keys, rules, self._rows(longest), self._settings.row_tokens
             )
@@ -166,14 +166,14 @@ class LocalEngine:
         for need in needs:
             if need not in known:
                 raise UnknownName("output", need, known)
-        with self._as(policy):
+        with self._as(policy), self._network.products():
             return self._learner.read(groups, needs)
 
     def backward(
         self, groups: Sequence[Group], objective: Objective, totals: Totals
     ) -> tuple[Metrics, list[TokenNotes]]:
         try:
-            with self._training():
+            with self._training(), self._network.products():
                 return self._learner.gradient(groups, objective, totals, self.steps)
         except Diverged:
             self.discard()

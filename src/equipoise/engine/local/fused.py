@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from equipoise.engine.local import flash
 from equipoise.engine.local.cache import Memory
 from equipoise.engine.local.prepacked import Product, pack
 
@@ -25,6 +26,7 @@ PARTS = {
     "input_layernorm": set(),
     "post_attention_layernorm": set(),
 }
+Pair = tuple[Tensor, Tensor]  # keys and values
 NORMS = {"q_norm", "k_norm"}  # of heads, in some
 KINDS = {"llama", "mistral", "qwen2", "qwen3"}
 
@@ -52,11 +54,12 @@ def _fits(layer: nn.Module) -> bool:
 
 
 class Stack:
-    """A model's weights as they are now. ``step`` appends one token to every row of a cache."""
+    """A model's weights as they are now. ``step`` appends one token to every row of a cache. ``packs``: products of few
+    rows may be packed."""
 
-    def __init__(self, model: Any, compute: torch.dtype) -> None:
+    def __init__(self, model: Any, packs: bool) -> None:
         self.body = layers_of(model)
-        self.layers = [Layer(layer, compute) for layer in self.body.layers]
+        self.layers = [Layer(layer, packs) for layer in self.body.layers]
         self.products = [p for layer in self.layers for p in layer.products]
 
     def step(self, ids: Tensor, position: Tensor, prompts: Seen, sharing: Sharing, own: Seen) -> Tensor:
@@ -69,11 +72,12 @@ class Stack:
             read, scale = prompts.memory.layers[k].columns, layer.attention.scaling
 
             def attend(
-                query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Any = read, scale: float = scale
+                query: Tensor, key: Tensor, value: Tensor, k: int = k, read: Pair = read, scale: float = scale
             ) -> Tensor:
                 query = query.to(value.dtype)
-                before = sharing.gather(*part(sharing.spread(query), read, prompts.bias, scale))
-                return merged(before, part(query, own.memory.append(k, key, value), own.bias, scale)).flatten(1)
+                before = sharing.gather(*flash.forward(sharing.spread(query), *read, False, prompts.bias, scale))
+                mine = flash.forward(query, *own.memory.append(k, key, value), False, own.bias, scale)
+                return merged(before, mine).flatten(1)
 
             x = layer.step(x, cos, sin, attend)
         return norm(self.body.norm, x)
@@ -121,20 +125,7 @@ class Sharing:
         return tuple(found) if self.slot is None else tuple(t[self.slot] for t in found)
 
 
-Part = tuple[Tensor, ...]  # what is found among some keys [..., D], and its softmax's log-denominator [...]
-
-
-def part(query: Tensor, columns: tuple[Tensor, Tensor], bias: Tensor | None, scale: float) -> Part:
-    """``query [rows, H, L, D]`` over keys and values [rows, H, columns, D]."""
-    keys, values = columns
-    mask = None if bias is None else bias.to(query.dtype)
-    found: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, 0.0, False, attn_mask=mask, scale=scale
-    )
-    return found
-
-
-def merged(one: Part, other: Part) -> Tensor:
+def merged(one: flash.Part, other: flash.Part) -> Tensor:
     """What one softmax over the keys of both finds (Milakov & Gimelshein, arXiv 1805.02867, section 3)."""
     share = torch.sigmoid(one[1] - other[1])[..., None]
     return torch.lerp(other[0], one[0], share.to(one[0].dtype))
@@ -143,15 +134,15 @@ def merged(one: Part, other: Part) -> Tensor:
 class Layer:
     """One layer: its products, and a step through it."""
 
-    def __init__(self, layer: Any, compute: torch.dtype) -> None:
+    def __init__(self, layer: Any, packs: bool) -> None:
         self.attention, mlp = layer.self_attn, layer.mlp
         self.before, self.after, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
         self.size = int(self.attention.head_dim)
         a = self.attention
-        self.qkv = product([a.q_proj, a.k_proj, a.v_proj], compute)
-        self.out = product([a.o_proj], compute)
-        self.gated = product([mlp.gate_proj, mlp.up_proj], compute)
-        self.down = product([mlp.down_proj], compute)
+        self.qkv = product([a.q_proj, a.k_proj, a.v_proj], packs)
+        self.out = product([a.o_proj], packs)
+        self.gated = product([mlp.gate_proj, mlp.up_proj], packs)
+        self.down = product([mlp.down_proj], packs)
         self.products = [self.qkv, self.out, self.gated, self.down]
         self.heads, self.shared = (n // self.size for n in (len(self.qkv.weights[0]), len(self.qkv.weights[1])))
 
@@ -173,9 +164,9 @@ class Layer:
         return query, turned[:, self.heads :, None], value[:, :, None]
 
 
-def product(layers: Sequence[Any], compute: torch.dtype) -> Product:
+def product(layers: Sequence[Any], packs: bool) -> Product:
     """The layers' present weights; an adapter's are added in."""
-    return Product([weight(m) for m in layers], [getattr(m, "base_layer", m).bias for m in layers], compute)
+    return Product([weight(m) for m in layers], [getattr(m, "base_layer", m).bias for m in layers], packs)
 
 
 def weight(layer: Any) -> Tensor:

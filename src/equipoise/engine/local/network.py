@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.engine.local import tables
+from equipoise.engine.local import precision, tables
 from equipoise.engine.local.blocks import NAME, Batch, plan
 from equipoise.engine.local.fused import Stack
 from equipoise.engine.local.prepacked import prepacked, supported
@@ -74,22 +74,38 @@ class Network:
     def vocabulary(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
+    @property
+    def rounds(self) -> bool:
+        """Whether tensors stay float32 and only products round what they read (``precision``). Where the processor
+        cannot, ``autocast`` casts tensors, as on a GPU."""
+        return self.compute == torch.bfloat16 and precision.supported(self.device)
+
+    @property
+    def tensors(self) -> torch.dtype:
+        """The type that products read and give."""
+        return torch.float32 if self.rounds else self.compute
+
+    def products(self) -> contextlib.AbstractContextManager[None]:
+        """Around whole passes, the backward one too: products that are to round do."""
+        return precision.rounding(True) if self.rounds else contextlib.nullcontext()
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Matrix products in ``compute``; weights stay as they are."""
-        if self.compute == next(self.model.parameters()).dtype:
+        """Products in ``tensors``' type; weights stay as they are."""
+        if self.tensors == next(self.model.parameters()).dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.compute, cache_enabled=torch.is_grad_enabled())
 
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:
         """Within, the weights do not change, and products of few rows are fast."""
-        if not supported(self.compute, self.device):
+        if self.tensors != torch.float32 or not supported(self.device):
             yield
             return
-        fused = self.memory == "fused"
-        self.stack = Stack(self.model, self.compute) if fused else None
+        fused, packs = self.memory == "fused", not self.rounds
+        self.stack = Stack(self.model, packs) if fused else None
+        layers = [self.model.get_output_embeddings()] if fused else list(self.model.modules())
         try:
-            with prepacked([self.model.get_output_embeddings()] if fused else list(self.model.modules()), self.compute):
+            with prepacked(layers if packs else []):
                 yield
         finally:
             self.stack = None
@@ -141,8 +157,7 @@ class Network:
         mask = visible[:, None]
         if not self.eager:
             return mask
-        dtype = self.compute if self.compute != torch.float64 else torch.float64
-        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return torch.zeros_like(mask, dtype=self.tensors).masked_fill_(~mask, torch.finfo(self.tensors).min)
 
     def run(
         self, ids: Tensor, mask: Any = None, position: Tensor | None = None, cache: Any = None, **more: Any
@@ -201,7 +216,7 @@ class Network:
         divisor = temperature if bool((temperature != 1).any()) else None
         head = self.model.get_output_embeddings()
         if self.splits and tables.plain(head) and not self._scaled():
-            reading = tables.Reading(target, divisor, tuple(reductions), self.compute, self.buffer)
+            reading = tables.Reading(target, divisor, tuple(reductions), self.tensors, self.buffer)
             found = tables.Head.apply(hidden, head.weight, reading)  # type: ignore[no-untyped-call]
             return dict(zip(("logp", *reductions), found, strict=True))
         parts: list[tuple[Tensor, ...]] = []

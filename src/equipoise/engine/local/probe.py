@@ -61,7 +61,7 @@ def probe(network: Network, name: str, context: int) -> None:
 
     network.blocks = network.blocks and check("blocks", packed)
     network.packs = network.blocks or check("packs", packed)
-    fused = ["fused"] if likely and supported(network.compute, network.device) else []
+    fused = ["fused"] if likely and supported(network.device) else []
     for memory in (*fused, "columns", "own", "none"):
         network.memory = memory
         if check(memory, lambda: _decoded(network, first, second, single)):

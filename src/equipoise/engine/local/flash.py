@@ -1,0 +1,46 @@
+"""The processor's flash attention kernel, which also tells the logarithm of its softmax's denominator.
+
+What it finds among some keys and among others adds up by these logarithms (``fused``, ``blocks``). Its products are
+exact, whatever those of the layers round: they are so small that rounding takes longer than it saves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equipoise.engine.local.precision import rounding
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+Part = tuple[Tensor, ...]  # what is found among some keys [B, H, L, D], and its softmax's log-denominator [B, H, L]
+
+
+@rounding(False)
+def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Part:
+    """``query [B, H, L, D]`` over ``key`` and ``value`` [B, H, K, D]; ``bias``: added to scores, broadcast to
+    [B, H, L, K]."""
+    mask = None if bias is None else bias.to(query.dtype)
+    found: Part = _forward(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+    return found
+
+
+@rounding(False)
+def backward(
+    slope: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    found: Part,
+    causal: bool,
+    bias: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of query, key and value, from that of what was ``found`` [B, H, L, D]."""
+    mask = None if bias is None else bias.to(query.dtype)
+    out, logs = found
+    slopes: tuple[Tensor, Tensor, Tensor] = _backward(
+        slope, query, key, value, out, logs, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return slopes

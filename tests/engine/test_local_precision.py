@@ -1,0 +1,103 @@
+"""--dtype bfloat16 on CPU: only what products read is rounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import gradients, make_engine, policy_gradient, rollouts
+from torch import Tensor
+
+from equipoise.engine.local import flash, precision
+
+pytestmark = pytest.mark.skipif(
+    not precision.supported(torch.device("cpu")), reason="this processor or build of torch has no bfloat16 products"
+)
+
+
+def low(x: Tensor) -> Tensor:
+    """Rounded to bfloat16, in float64."""
+    return x.detach().bfloat16().double()
+
+
+def near(found: Tensor, wanted: Tensor) -> bool:
+    """As float32 sums of a hundred terms of size 1 are; a result in bfloat16 would be off by a hundred times more."""
+    return float((found.detach().double() - wanted.detach()).abs().max()) < 3e-5
+
+
+def test_a_product_rounds_its_operands_and_not_its_sums_backward_too() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(40, 96, requires_grad=True), torch.randn(48, 96, requires_grad=True)
+    slope = torch.randn(40, 48)
+    with precision.rounding(True):
+        y = torch.nn.functional.linear(x, w)
+        dx, dw = torch.autograd.grad(y, (x, w), slope)
+    assert y.dtype == dx.dtype == dw.dtype == torch.float32
+    assert near(y, low(x) @ low(w).T) and not near(y, (x @ w.T).double())
+    assert near(dx, low(slope) @ low(w)) and near(dw, low(slope).T @ low(x))
+    again = torch.nn.functional.linear(x, w)
+    assert near(again, x.double() @ w.double().T)
+
+
+def test_attention_does_not_round_whatever_products_do() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 40, 64) for _ in range(3))
+    slope = torch.randn_like(q)
+
+    def both() -> list[Tensor]:
+        found = flash.forward(q, k, v, True, None, 0.1)
+        return [*found, *flash.backward(slope, q, k, v, found, True, None, 0.1)]
+
+    plain = both()
+    with precision.rounding(True):
+        inside = both()
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_the_process_has_its_setting_back(ends: str) -> None:
+    before = torch.get_float32_matmul_precision()
+
+    def work() -> None:
+        with precision.rounding(True), precision.rounding(False), precision.rounding(True):
+            if ends == "badly":
+                raise ValueError
+
+    if ends == "badly":
+        with pytest.raises(ValueError):
+            work()
+    else:
+        work()
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves a float32 engine beside it as it was. Wide enough that products round."""
+    wide = {"hidden_size": 64, "intermediate_size": 128} if kind != "gpt2" else {"n_embd": 64}
+    exact, ours = (make_engine(kind, seed=3, dtype=dtype, changes=wide) for dtype in ("float32", "bfloat16"))
+    groups = rollouts(ours, prompts=6, samples=6, tokens=12)
+    wanted, found = read(exact, groups), read(ours, groups)
+    _, _, notes = gradients(ours, groups, policy_gradient())
+    assert np.array_equal(flat(notes), found)  # with a gradient and without
+    assert np.array_equal(read(exact, groups), wanted)
+    recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
+    monkeypatch.setattr(precision, "supported", lambda device: False)
+    cast = read(make_engine(kind, seed=3, dtype="bfloat16", changes=wide), groups)
+    gap = np.abs(cast - wanted).mean()
+    assert 1e-4 < np.abs(found - wanted).mean() < 0.8 * gap
+    assert np.abs(recorded - found).mean() < 0.8 * gap
+
+
+def read(engine: Any, groups: Any) -> np.ndarray:
+    return flat(engine.outputs(groups, ["logp"]))
+
+
+def flat(notes: Any) -> np.ndarray:
+    return np.concatenate([np.concatenate(note["logp"]) for note in notes])
