@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from equipoise.record import checkpoint, rollouts
 from equipoise.record.folder import Folder
 from equipoise.record.metrics import describe
 from equipoise.run.loop import Loop
-from equipoise.types import Prompt, Score
+from equipoise.types import Group, ModelInfo, Prompt, Response, Score
 
 BUDGET = Budget(flops=12_000.0)
 METHODS = recipes.names()
@@ -201,6 +202,37 @@ def test_nan_stops_the_run_says_where_and_keeps_the_last_checkpoint(tmp_path: Pa
         loop.run()
     loop.restore()
     assert torch.isfinite(weights(loop.engine)).all()
+
+
+@pytest.mark.parametrize(
+    "dtype, off, alarmed",
+    [("float64", 0.0, False), ("float64", 0.02, True), ("bfloat16", 0.02, False), ("bfloat16", 0.04, True)],
+)
+def test_a_sampler_that_is_off_raises_an_alarm_by_how_products_round(
+    dtype: str, off: float, alarmed: bool, tmp_path: Path
+) -> None:
+    class Off(TabularEngine):
+        @property
+        def info(self) -> ModelInfo:
+            return dataclasses.replace(super().info, dtype=dtype)
+
+        def sample(self, *args: Any, **kwargs: Any) -> list[Group]:
+            groups = super().sample(*args, **kwargs)
+            return [dataclasses.replace(g, responses=tuple(_shifted(r, off) for r in g.responses)) for g in groups]
+
+    heard: list[str] = []
+    loop = toy.loop(tmp_path / "run", "reinforce", Budget(flops=3_000.0))
+    loop.engine.__class__ = Off
+    loop.report = lambda event: heard.append(event["text"]) if event["event"] == "alarm" else None
+    loop.run()
+    assert bool(heard) == alarmed
+    most = {"float64": 0.01, "bfloat16": 0.03}[dtype]
+    assert all(f"differ by {off:g} nats" in text and f"in {dtype} expected at most {most:g}" in text for text in heard)
+
+
+def _shifted(response: Response, off: float) -> Response:
+    assert response.logprobs is not None
+    return dataclasses.replace(response, logprobs=response.logprobs + np.float32(off))
 
 
 def test_failed_verdicts_stop_the_run_and_are_no_reward_of_zero(tmp_path: Path) -> None:

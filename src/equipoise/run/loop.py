@@ -31,6 +31,7 @@ IDLE = 100
 READ = ("logp", "logsumexp")  # outputs of other policies that an objective may ask for, as "<output>:<policy>"
 LONGER = 1.25  # than the longest before it, the most that a step or an evaluation is expected to take
 MISMATCH = 0.01  # nats a token between sampler and learner, mean of a step: above it something is wrong
+ROUNDED = 0.03  # the same where products round to bfloat16, which alone gives half of that
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -373,12 +374,21 @@ class Loop:
         rollouts.write(self.folder / "rollouts", self.at.step, lines)
         found = describe([g for used in uses for g, _ in used])
         line = {"step": self.at.step, "stage": stage.name, **found, **learned}
-        if found.get("mismatch", 0.0) > MISMATCH:
-            text = f"step {self.at.step}: sampler and learner differ by {found['mismatch']:.3g} nats a token on average"
-            self.report({"event": "alarm", "text": f"{text}, more than {MISMATCH}; the policy gradient is biased"})
+        self._compare(found.get("mismatch", 0.0))
         clock.lap("record")
         self.at.longest_s = max(self.at.longest_s, sum(clock.laps.values()))
         self._evaluate(line, clock.laps)
+
+    def _compare(self, mismatch: float) -> None:
+        """Raise an alarm where sampler and learner are further apart than their precision explains."""
+        dtype = self.engine.info.dtype
+        most = ROUNDED if dtype == "bfloat16" else MISMATCH
+        if mismatch > most:
+            text = (
+                f"step {self.at.step}: sampler and learner differ by {mismatch:.3g} nats a token on average; in {dtype}"
+            )
+            fix = "the policy gradient is biased. --truncate weighs it; --dtype float32 tells whether rounding is the cause"
+            self.report({"event": "alarm", "text": f"{text} expected at most {most:g}: {fix}"})
 
     def _evaluate(self, line: dict[str, Any], laps: dict[str, float]) -> None:
         """Evaluate if it is time and the budget allows; then write the step's line, before the next step begins."""
