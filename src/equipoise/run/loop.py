@@ -384,11 +384,11 @@ class Loop:
         dtype = self.engine.info.dtype
         most = ROUNDED if dtype == "bfloat16" else MISMATCH
         if mismatch > most:
-            text = (
-                f"step {self.at.step}: sampler and learner differ by {mismatch:.3g} nats a token on average; in {dtype}"
+            text = f"step {self.at.step}: sampler and learner differ by {mismatch:.3g} nats a token on average"
+            fix = (
+                "the policy gradient is biased. --dtype float32 tells if rounding is the cause, --truncate corrects it"
             )
-            fix = "the policy gradient is biased. --truncate weighs it; --dtype float32 tells whether rounding is the cause"
-            self.report({"event": "alarm", "text": f"{text} expected at most {most:g}: {fix}"})
+            self.report({"event": "alarm", "text": f"{text}; in {dtype} expected at most {most:g}: {fix}"})
 
     def _evaluate(self, line: dict[str, Any], laps: dict[str, float]) -> None:
         """Evaluate if it is time and the budget allows; then write the step's line, before the next step begins."""
