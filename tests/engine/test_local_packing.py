@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
 from equipoise.engine.local import prepacked
@@ -142,6 +144,41 @@ def test_a_micro_batch_counts_a_prompt_as_often_as_it_is_read(packs: bool) -> No
         assert [piece.responses for cut in cuts for piece in cut] == pieces
     assert len(layouts.partition([group, group], 2 * whole, packs)) == 1
     assert len(layouts.partition([group, group], 2 * whole - 1, packs)) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.lists(st.integers(1, 40), min_size=1, max_size=6)), max_size=5),
+    st.integers(1, 150),
+    st.booleans(),
+)
+def test_micro_batches_hold_every_response_once_and_reread_no_more_than_half(
+    sizes: list[tuple[int, list[int]]], limit: int, packs: bool
+) -> None:
+    """With ``stretch``: a micro-batch holds at most the limit, twice a shared prompt, or one response."""
+    groups = [_group(prompt, lengths) for prompt, lengths in sizes]
+    read = {}
+    for stretch in (False, True):
+        cuts = layouts.partition(groups, limit, packs, stretch)
+        found = [(piece.group, i) for cut in cuts for piece in cut for i in piece.responses]
+        assert sorted(found) == [(k, i) for k, (_, lengths) in enumerate(sizes) for i in range(len(lengths))]
+        for cut in cuts:
+            tokens = sum(layouts.area(layouts.restrict(groups[p.group], p.responses), packs) for p in cut)
+            prompt, alone = sizes[cut[0].group][0], len(cut) == len(cut[0].responses) == 1
+            room = max(limit, 2 * prompt) if stretch and packs and len(cut) == 1 else limit
+            assert tokens <= room or alone
+        read[stretch] = len(cuts)
+    assert read[True] <= read[False] and (packs or read[True] == read[False])
+
+
+def test_a_group_beyond_the_limit_stays_whole_where_half_of_it_is_its_prompt() -> None:
+    """512 tokens with 8 replies of 31 fit what 1,024 allow; a limit that was asked for is kept."""
+    engine = make_engine("llama")
+    group = _group(512, [31] * 8)
+    assert engine._learner.stretch and not make_engine("llama", rows_tokens=600)._learner.stretch
+    assert [len(layouts.partition([group], 600, True, stretch)) for stretch in (True, False)] == [1, 4]
+    long = _group(512, [300, 300, 200, 12])  # 1,024 hold 300 + 200 + 12 beside the prompt
+    assert [p.responses for (p,) in layouts.partition([long], 600, True, True)] == [(0,), (1, 2, 3)]
 
 
 def _group(prompt: int, lengths: list[int]) -> Group:

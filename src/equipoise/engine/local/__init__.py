@@ -67,7 +67,7 @@ def wrap(
     ``heads``: names of extra linear heads (``types.columns`` says how wide), 0 at the start unless
     ``types.projects``: those are a function of ``seed``. ``keep``: names for
     snapshots of the start. ``rows_tokens``: tokens of a micro-batch; None: what keeps activations under 1 GB on CPU,
-    and under 3 elsewhere.
+    and under 3 elsewhere, or twice a prompt that its responses share.
     ``sampled_rows``: responses in flight; None: what keeps their cache under 2 GB. ``checkpointing``: recompute
     activations in backward passes.
     """
@@ -88,7 +88,7 @@ def wrap(
     more = sum(p.numel() for p in extra.parameters())
     info = describe(exact, name, revision, end_tokens(model, tokenizer), context, checkpointing, more)
     tokens = rows_tokens or _rows_tokens(exact, checkpointing)
-    settings = Settings(tokens, sampled_rows, optimiser)
+    settings = Settings(tokens, rows_tokens is None, sampled_rows, optimiser)
     engine = LocalEngine(exact, wrapper, extra, info, Text(tokenizer, name, info.eos, context), settings)
     for policy in keep:
         engine.combine(policy, {"current": 1.0})

@@ -29,6 +29,7 @@ class Settings:
     """Of the optimiser and of memory; the same settings give the same numbers."""
 
     row_tokens: int  # of a micro-batch
+    stretch: bool  # or twice a shared prompt's
     sampled_rows: int | None  # in flight; None: from the size of the cache
     optimiser: Optimiser
 
@@ -45,7 +46,7 @@ class LocalEngine:
         self._info = info
         self._text = text
         self._settings = settings
-        self._learner = Learner(network, heads, info, settings.row_tokens)
+        self._learner = Learner(network, heads, info, settings.row_tokens, settings.stretch)
         self._trained = dict(named(network.model, heads))
         self._optimiser = adamw(self._trained.values(), settings.optimiser, network.device)
         self._policies: dict[str, dict[str, Tensor]] = {}

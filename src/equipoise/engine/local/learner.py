@@ -68,6 +68,7 @@ class Learner:
     heads: nn.ModuleDict
     info: ModelInfo
     limit: int  # tokens of a micro-batch
+    stretch: bool = False  # or twice a long prompt's (``rows.partition``)
 
     def __post_init__(self) -> None:
         self.cost = Cost()
@@ -83,7 +84,11 @@ class Learner:
 
     def micros(self, groups: Sequence[Group]) -> list[Micro]:
         """The micro-batches of ``groups``: the same ones for every pass over the same groups."""
-        return [self._micro(groups, pieces) for pieces in partition(groups, self.limit, self.network.packs)]
+        return [self._micro(groups, pieces) for pieces in self.cut(groups, "response")]
+
+    def cut(self, groups: Sequence[Group], scope: str) -> list[list[Piece]]:
+        """Micro-batches for a loss of this scope."""
+        return partition(groups, self.limit, self.network.packs, self.stretch)
 
     def _micro(self, groups: Sequence[Group], pieces: Sequence[Piece]) -> Micro:
         kept = tuple(restrict(groups[p.group], p.responses) for p in pieces)
@@ -149,7 +154,7 @@ class Learner:
     ) -> tuple[Metrics, list[TokenNotes]]:
         """Add the gradient of the objective's sum over groups to the parameters' ``grad``."""
         call = self._call(groups, objective, totals, version)
-        for cut in units(partition(groups, self.limit, self.network.packs), objective.scope):
+        for cut in units(self.cut(groups, objective.scope), objective.scope):
             unit = [self._micro(groups, pieces) for pieces in cut]
             call.note(unit, self._one_pass(call, unit[0]) if len(unit) == 1 else self._two_passes(call, unit))
         return call.metrics, call.notes

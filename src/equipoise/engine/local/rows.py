@@ -76,12 +76,13 @@ def restrict(group: Group, keep: Sequence[int]) -> Group:
     )
 
 
-def partition(groups: Sequence[Group], limit: int, packs: bool) -> list[list[Piece]]:
+def partition(groups: Sequence[Group], limit: int, packs: bool, stretch: bool = False) -> list[list[Piece]]:
     """Micro-batches of at most ``limit`` tokens: of prompts read once and their responses, if the model ``packs``, and
     otherwise of rows that all have the longest one's length.
 
     Groups stay whole while they fit; a larger one is cut into micro-batches of its own. Groups of similar length
-    go together, so that little is padded.
+    go together, so that little is padded. ``stretch``: where a prompt is shared, up to twice its tokens also fit, so
+    that no more than half of what is read are prompts read again.
     """
     whole: list[list[Piece]] = []
     cut: list[list[Piece]] = []
@@ -91,9 +92,9 @@ def partition(groups: Sequence[Group], limit: int, packs: bool) -> list[list[Pie
         spans, prompt = sizes[k], len(groups[k].prompt.ids or ())
         if not spans:
             continue
-        own = _tokens(prompt, list(spans.values()), packs)
-        if own > limit:
-            cut += [[piece] for piece in _cut(k, prompt, spans, limit, packs)]
+        own, room = _tokens(prompt, list(spans.values()), packs), max(limit, 2 * prompt if stretch and packs else 0)
+        if own > room:
+            cut += [[piece] for piece in _cut(k, prompt, spans, room, packs)]
             continue
         longest = max(longest, max(spans.values()))
         if not whole or (tokens + own if packs else (rows + len(spans)) * longest) > limit:

@@ -58,7 +58,7 @@ class ShardedLearner(Learner):
     """One rank's part of the work. ``whole``: the learner of the model, as it was before it was sharded."""
 
     def __init__(self, whole: Learner, rank: int, ranks: int) -> None:
-        super().__init__(whole.network, whole.heads, whole.info, whole.limit)
+        super().__init__(whole.network, whole.heads, whole.info, whole.limit, whole.stretch)
         self.rank, self.ranks = rank, ranks
         self.passes = shard(whole)
 
@@ -73,7 +73,7 @@ class ShardedLearner(Learner):
         if scope == "group":
             share = max(share, *sizes)
         limit = self.limit if self.ranks == 1 else min(self.limit, max(share, 1))
-        return partition(groups, limit, self.network.packs)
+        return partition(groups, limit, self.network.packs, self.stretch and limit == self.limit)
 
     def read(self, groups: Sequence[Group], needs: Sequence[str]) -> list[TokenNotes]:
         """Of this rank's micro-batches; zeros elsewhere."""
