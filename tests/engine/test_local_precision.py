@@ -90,9 +90,9 @@ def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
     recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
     monkeypatch.setattr(precision, "supported", lambda device: False)
     cast = read(make_engine(kind, seed=3, dtype="bfloat16", changes=wide), groups)
-    gap = np.abs(cast - wanted).mean()
-    assert 1e-4 < np.abs(found - wanted).mean() < 0.8 * gap
-    assert np.abs(recorded - found).mean() < 0.8 * gap
+    gap = np.abs(found - wanted).mean()
+    assert 1e-4 < gap < np.abs(cast - wanted).mean()
+    assert np.abs(recorded - found).mean() < 0.7 * gap  # the sampler rounds as the learner does
 
 
 def read(engine: Any, groups: Any) -> np.ndarray:
