@@ -206,7 +206,7 @@ def test_nan_stops_the_run_says_where_and_keeps_the_last_checkpoint(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "dtype, off, alarmed",
-    [("float64", 0.0, False), ("float64", 0.02, True), ("bfloat16", 0.02, False), ("bfloat16", 0.04, True)],
+    [("float64", 0.0, False), ("float64", 0.02, True), ("bfloat16", 0.06, False), ("bfloat16", 0.1, True)],
 )
 def test_a_sampler_that_is_off_raises_an_alarm_by_how_products_round(
     dtype: str, off: float, alarmed: bool, tmp_path: Path
@@ -226,7 +226,7 @@ def test_a_sampler_that_is_off_raises_an_alarm_by_how_products_round(
     loop.report = lambda event: heard.append(event["text"]) if event["event"] == "alarm" else None
     loop.run()
     assert bool(heard) == alarmed
-    most = {"float64": 0.01, "bfloat16": 0.03}[dtype]
+    most = {"float64": 0.01, "bfloat16": 0.08}[dtype]
     assert all(f"differ by {off:g} nats" in text and f"in {dtype} expected at most {most:g}" in text for text in heard)
 
 

@@ -31,7 +31,7 @@ IDLE = 100
 READ = ("logp", "logsumexp")  # outputs of other policies that an objective may ask for, as "<output>:<policy>"
 LONGER = 1.25  # than the longest before it, the most that a step or an evaluation is expected to take
 MISMATCH = 0.01  # nats a token between sampler and learner, mean of a step: above it something is wrong
-ROUNDED = 0.03  # the same where products round to bfloat16, which alone gives half of that
+ROUNDED = 0.08  # the same where products round to bfloat16: twice the most that this alone gave in the main job
 Report = Callable[[Mapping[str, Any]], None]
 
 
