@@ -1,9 +1,9 @@
 """Attention over rows of segments, on CPU: only the pairs that see each other are computed, and no mask is made.
 
 A segment sees its own earlier tokens (a causal block) and all of its parent's (a full block). Each kind of block runs
-in the flash kernel, which also gives the logarithm of its softmax's denominator; with these the blocks of a
-token are added up to what one softmax over all its keys gives. The kernel's own derivative, given the sums in place of
-a block's parts, is the derivative of the whole.
+in the flash kernel, which also gives the logarithm of its softmax's denominator; with these the blocks of a token are
+added up to what one softmax over all its keys gives. The kernel's own derivative, given the sums in place of a block's
+parts, is the derivative of the whole.
 
 Source: the sum is that of online softmax (Milakov & Gimelshein, arXiv 1805.02867, section 3).
 """

@@ -26,9 +26,9 @@ PARTS = {
     "input_layernorm": set(),
     "post_attention_layernorm": set(),
 }
-Pair = tuple[Tensor, Tensor]  # keys and values
 NORMS = {"q_norm", "k_norm"}  # of heads, in some
 KINDS = {"llama", "mistral", "qwen2", "qwen3"}
+Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 def layers_of(model: Any) -> Any:
