@@ -95,6 +95,28 @@ def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
     assert np.abs(recorded - found).mean() < 0.7 * gap  # the sampler rounds as the learner does
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_attention_of_transformers_does_not_round_either() -> None:
+    """Of a model that we do not decode ourselves."""
+    engines = {dtype: make_engine("gemma3", dtype=dtype) for dtype in ("float32", "bfloat16")}
+    seen: dict[str, set[str]] = {dtype: set() for dtype in engines}
+    for dtype, engine in engines.items():
+        config = engine.network.config
+
+        def note(*args: Any, name: str = dtype, config: Any = config) -> None:
+            seen[name].add(config._attn_implementation)
+
+        engine.network.body.register_forward_pre_hook(note)
+        gradients(engine, rollouts(engine), policy_gradient())
+        assert config._attn_implementation == flash.USUAL
+    assert seen == {"float32": {flash.USUAL}, "bfloat16": {flash.EXACT}}
+    q = torch.randn(2, 4, 40, 64)
+    module = torch.nn.Module()
+    plain = flash.attend(module, q, q, q, None)[0]
+    with precision.rounding(True):
+        assert torch.equal(flash.attend(module, q, q, q, None)[0], plain)
+
+
 def read(engine: Any, groups: Any) -> np.ndarray:
     return flat(engine.outputs(groups, ["logp"]))
 

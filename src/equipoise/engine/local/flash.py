@@ -1,15 +1,23 @@
 """The processor's flash attention kernel, which also tells the logarithm of its softmax's denominator.
 
 What it finds among some keys and among others adds up by these logarithms (``fused``, ``blocks``). Its products are
-exact, whatever those of the layers round: they are so small that rounding takes longer than it saves.
+exact, whatever those of the layers round: they are so small that rounding takes several times longer.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from equipoise.engine.local.precision import rounding
+
+USUAL = "sdpa"  # transformers' own attention function, which takes this kernel on CPU
+EXACT = "equipoise_exact"  # the same with exact products, among the attention functions of transformers
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -44,3 +52,14 @@ def backward(
         slope, query, key, value, out, logs, 0.0, causal, attn_mask=mask, scale=scale
     )
     return slopes
+
+
+@rounding(False)
+def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """As ``transformers`` calls it."""
+    found: tuple[Tensor, None] = sdpa_attention_forward(*args, **kwargs)
+    return found
+
+
+AttentionInterface.register(EXACT, attend)
+AttentionMaskInterface.register(EXACT, sdpa_mask)

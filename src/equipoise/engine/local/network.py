@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.engine.local import precision, tables
+from equipoise.engine.local import flash, precision, tables
 from equipoise.engine.local.blocks import NAME, Batch, plan
 from equipoise.engine.local.fused import Stack
 from equipoise.engine.local.prepacked import prepacked, supported
@@ -125,12 +125,18 @@ class Network:
         return self.run(ids, self.masks(visible, position, position), position).flatten(0, 1)
 
     def _by_blocks(self, ids: Tensor, position: Tensor, batches: Sequence[Batch]) -> Tensor:
-        usual = self.config._attn_implementation
-        self.config._attn_implementation = NAME
-        try:
-            nothing = torch.zeros(1, 1, 1, 1, device=self.device)  # a mask, so that the model makes none
-            masks = dict.fromkeys(self.kinds, nothing) if self.kinds else nothing
+        nothing = torch.zeros(1, 1, 1, 1, device=self.device)  # a mask, so that the model makes none
+        masks = dict.fromkeys(self.kinds, nothing) if self.kinds else nothing
+        with self._attending(NAME):
             return self.run(ids, masks, position, blocks=batches)
+
+    @contextlib.contextmanager
+    def _attending(self, name: str) -> Iterator[None]:
+        """With this attention function of transformers."""
+        usual = self.config._attn_implementation
+        self.config._attn_implementation = name
+        try:
+            yield
         finally:
             self.config._attn_implementation = usual
 
@@ -168,7 +174,9 @@ class Network:
             keywords |= {"attention_mask": mask, "position_ids": position}
         if cache is not None:
             keywords[self._cache_argument()] = cache
-        with self.autocast():
+        usual = self.config._attn_implementation
+        attention = flash.EXACT if self.rounds and usual == flash.USUAL else usual
+        with self.autocast(), self._attending(attention):
             if self.splits:
                 read = self.model.get_input_embeddings()
                 if self.embeds and tables.plain(read):
