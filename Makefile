@@ -35,6 +35,7 @@ bench: $(STAMP) trl-env  ## speed and memory against TRL and against the machine
 	$(BIN)/python benchmarks/grpo.py $(QUICK)
 	$(BIN)/python benchmarks/ragged.py $(QUICK)
 	$(BIN)/python benchmarks/growth.py $(QUICK)
+	$(BIN)/python benchmarks/precision.py $(QUICK)
 	$(BIN)/python benchmarks/gpu.py $(QUICK)
 
 trl-env: .venv-trl/.installed  ## TRL's environment, .venv-trl

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import precision
 from equipoise.engine import flops as formula
 from equipoise.types import ModelInfo
 from floor import Sizes, flops
@@ -75,6 +76,18 @@ def test_floor_of_sampling_is_what_the_ledger_charges_a_group_for_it():
     info = ModelInfo("", None, 135, 135, 100, 30, 4, 8, 49152, 2048, (0,), "float32", "cpu", False)
     charged = formula.bound(info, work.length, work.samples, work.new, passes_backward=0).flops
     assert flops(work, m)[0] == pytest.approx(charged, rel=1e-6)
+
+
+def test_curves_by_share_of_the_budget_and_what_lies_within_an_interval():
+    """Of what was spent: rewards 0, 0.2 and 0.4, 0.9 in two windows. In the second of ten 0, 0.4 and 0.1, mean 1/6 and
+    standard error 0.12019, 4.30265 of which are half of the interval."""
+    run = {"fraction": [0.1, 0.3, 0.5, 0.8], "reward": [0.0, 0.2, 0.4, 0.9]}
+    assert precision.curve(run, 2) == pytest.approx([0.1, 0.65])
+    assert np.isnan(precision.curve(run, 8)[0])
+    mean, low, high = precision.interval([run, {**run, "reward": [0.4] * 4}, {**run, "reward": [0.1] * 4}], 1)
+    assert (mean, low, high) == pytest.approx((1 / 6, 1 / 6 - 0.51712, 1 / 6 + 0.51712), abs=1e-4)
+    assert precision.verdict(0.3, 0.2, 0.4) == "yes" and precision.verdict(0.5, 0.2, 0.4) == "no"
+    assert precision.verdict(0.3, np.nan, np.nan) == "-"
 
 
 def test_rewards_of_different_replies_differ():

@@ -1,0 +1,149 @@
+"""What rounding does to learning: the main job (docs/instruct.md) in float32 and in bfloat16, over seeds.
+
+    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--folder DIR] [--no-plot]
+
+A run is made by `equipoise train`, in a folder of its own, and not again if it is there: stop and go on as you like.
+Per type: the training reward by share of the budget, mean over seeds with its 95% interval, and each run's test pass
+rate. Writes benchmarks/results/precision.json and docs/performance-bfloat16.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from sides import NAN, ROOT, arguments, console, keep, number, show
+
+TYPES = ("float32", "bfloat16")
+WINDOWS = 10  # of the budget
+JOB = ("grpo", "--task", "instruct", "--model", "smollm2")
+SMALL = ("grpo", "--task", "addition", "--model", "tiny", "--budget.generated-tokens", "6000")
+Run = dict[str, Any]
+
+
+def made(folder: Path, dtype: str, seed: int, quick: bool) -> Run:
+    """A run's own account of itself, of a new run or of the one that is there."""
+    if not (folder / "final.json").exists():
+        command = [str(Path(sys.executable).with_name("equipoise")), "train", *(SMALL if quick else JOB)]
+        options = ["--dtype", dtype, "--seed", str(seed), "--out", str(folder)]
+        done = subprocess.run([*command, *options], env={**os.environ, "NO_COLOR": "1"}, check=False)
+        if done.returncode:
+            raise SystemExit(f"the run in {folder} ended with {done.returncode}; remove the folder to begin it again")
+    return read(folder, dtype, seed)
+
+
+def read(folder: Path, dtype: str, seed: int) -> Run:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "reward" in line and line["step"]]
+    test = json.loads((folder / "final.json").read_text())["test"]["metrics"]["pass@1"]
+    return {
+        "dtype": dtype,
+        "seed": seed,
+        "steps": len(steps),
+        "fraction": [line["fraction"] for line in steps],
+        "reward": [line["reward"] for line in steps],
+        "mismatch": [line["mismatch"] for line in steps],
+        "test": test,
+    }
+
+
+def curve(run: Run, windows: int = WINDOWS) -> list[float]:
+    """Mean training reward in each window of the budget that was spent; nan where no step ended."""
+    share = np.array(run["fraction"]) / max(run["fraction"])
+    window = np.minimum((share * windows).astype(int), windows - 1)
+    reward = np.array(run["reward"])
+    return [float(reward[window == k].mean()) if (window == k).any() else NAN for k in range(windows)]
+
+
+def interval(runs: Sequence[Run], k: int) -> tuple[float, float, float]:
+    """Of window ``k`` over runs: mean, lower and upper end of its 95% interval (Student's)."""
+    values = np.array([curve(run)[k] for run in runs])
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else NAN), NAN, NAN
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    return float(values.mean()), float(low), float(high)
+
+
+def told(runs: Sequence[Run]) -> None:
+    lines = []
+    for run in runs:
+        test, gap = run["test"], np.array(run["mismatch"])
+        shown = f"{test['value']:.3f} [{test['low']:.3f}, {test['high']:.3f}]"
+        lines.append([run["dtype"], str(run["seed"]), str(run["steps"]), shown, f"{gap.mean():.2g}, {gap.max():.2g}"])
+    show("Test pass rate of each run", ("type", "seed", "steps", "pass@1", "mismatch, mean and most"), lines)
+    of = {dtype: [run for run in runs if run["dtype"] == dtype] for dtype in TYPES}
+    rows = []
+    for k in range(WINDOWS):
+        cells = {dtype: interval(of[dtype], k) for dtype in TYPES}
+        shown = [f"{number(m, '.3f')} [{number(low, '.3f')}, {number(high, '.3f')}]" for m, low, high in cells.values()]
+        _, low, high = cells["float32"]
+        rows.append([f"{k / WINDOWS:.0%} to {(k + 1) / WINDOWS:.0%}", *shown, verdict(cells["bfloat16"][0], low, high)])
+    show("Training reward by share of the budget, mean over seeds", ("share", *TYPES, "within"), rows)
+
+
+def verdict(mean: float, low: float, high: float) -> str:
+    """Whether bfloat16's mean lies within float32's interval."""
+    if np.isnan([mean, low, high]).any():
+        return "-"
+    return "yes" if low <= mean <= high else "no"
+
+
+def plot(runs: Sequence[Run], path: Path) -> None:
+    """Each run thin, the mean of a type thick, float32's interval shaded."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, ax = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    middle = (np.arange(WINDOWS) + 0.5) / WINDOWS
+    for dtype, colour in zip(TYPES, ("C0", "C1"), strict=True):
+        own = [run for run in runs if run["dtype"] == dtype]
+        for run in own:
+            ax.plot(middle, curve(run), color=colour, alpha=0.35, linewidth=1)
+        mean, low, high = np.array([interval(own, k) for k in range(WINDOWS)]).T
+        ax.plot(middle, mean, color=colour, linewidth=2.5, label=f"{dtype}, {len(own)} seeds")
+        if dtype == "float32":
+            ax.fill_between(middle, low, high, color=colour, alpha=0.15, linewidth=0, label="its 95% interval")
+    ax.set(xlabel="share of the budget", ylabel="training reward", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "precision", help="of the runs, <type>-<seed>")
+    parser.add_argument("--no-plot", action="store_true")
+
+
+def main() -> None:
+    asked = arguments(__doc__, "precision", own, against=False)
+    seeds, folder = (asked.seeds[:2], asked.folder / "quick") if asked.quick else (asked.seeds, asked.folder)
+    runs = []
+    for seed in seeds:
+        for dtype in TYPES:
+            console.print(f"{dtype}, seed {seed}: {folder / f'{dtype}-{seed}'}", markup=False)
+            runs.append(made(folder / f"{dtype}-{seed}", dtype, seed, asked.quick))
+    told(runs)
+    results: Mapping[str, Any] = {"runs": runs}
+    keep(asked.out, results)
+    if not asked.no_plot:
+        path = asked.out.with_suffix(".png") if asked.quick else ROOT / "docs" / "performance-bfloat16.png"
+        plot(runs, path)
+        console.print(f"drawn: {path}", markup=False)
+
+
+if __name__ == "__main__":
+    main()
