@@ -51,7 +51,7 @@ def read(folder: Path, dtype: str, seed: int) -> Run:
         "steps": len(steps),
         "fraction": [line["fraction"] for line in steps],
         "reward": [line["reward"] for line in steps],
-        "mismatch": [line["mismatch"] for line in steps],
+        "mismatch": [line["mismatch"] for line in steps if "mismatch" in line],
         "test": test,
     }
 
@@ -65,10 +65,11 @@ def curve(run: Run, windows: int = WINDOWS) -> list[float]:
 
 
 def interval(runs: Sequence[Run], k: int) -> tuple[float, float, float]:
-    """Of window ``k`` over runs: mean, lower and upper end of its 95% interval (Student's)."""
+    """Of window ``k`` over runs: mean, lower and upper end of its 95% interval (Student's). Of two runs the interval
+    would say nothing, so there is none."""
     values = np.array([curve(run)[k] for run in runs])
     values = values[~np.isnan(values)]
-    if len(values) < 2:
+    if len(values) < 3:
         return (float(values.mean()) if len(values) else NAN), NAN, NAN
     low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     return float(values.mean()), float(low), float(high)
@@ -85,7 +86,7 @@ def told(runs: Sequence[Run]) -> None:
     rows = []
     for k in range(WINDOWS):
         cells = {dtype: interval(of[dtype], k) for dtype in TYPES}
-        shown = [f"{number(m, '.3f')} [{number(low, '.3f')}, {number(high, '.3f')}]" for m, low, high in cells.values()]
+        shown = [number(m, ".3f") + f" [{low:.3f}, {high:.3f}]" * (low == low) for m, low, high in cells.values()]
         _, low, high = cells["float32"]
         rows.append([f"{k / WINDOWS:.0%} to {(k + 1) / WINDOWS:.0%}", *shown, verdict(cells["bfloat16"][0], low, high)])
     show("Training reward by share of the budget, mean over seeds", ("share", *TYPES, "within"), rows)
@@ -114,7 +115,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         mean, low, high = np.array([interval(own, k) for k in range(WINDOWS)]).T
         ax.plot(middle, mean, color=colour, linewidth=2.5, label=f"{dtype}, {len(own)} seeds")
         if dtype == "float32":
-            ax.fill_between(middle, low, high, color=colour, alpha=0.15, linewidth=0, label="its 95% interval")
+            name = None if np.isnan(low).all() else "its 95% interval"
+            ax.fill_between(middle, low, high, color=colour, alpha=0.15, linewidth=0, label=name)
     ax.set(xlabel="share of the budget", ylabel="training reward", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)

@@ -86,6 +86,7 @@ def test_curves_by_share_of_the_budget_and_what_lies_within_an_interval():
     assert np.isnan(precision.curve(run, 8)[0])
     mean, low, high = precision.interval([run, {**run, "reward": [0.4] * 4}, {**run, "reward": [0.1] * 4}], 1)
     assert (mean, low, high) == pytest.approx((1 / 6, 1 / 6 - 0.51712, 1 / 6 + 0.51712), abs=1e-4)
+    assert np.isnan(precision.interval([run, run], 1)).tolist() == [False, True, True]
     assert precision.verdict(0.3, 0.2, 0.4) == "yes" and precision.verdict(0.5, 0.2, 0.4) == "no"
     assert precision.verdict(0.3, np.nan, np.nan) == "-"
 
