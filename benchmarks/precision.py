@@ -25,6 +25,7 @@ from sides import NAN, ROOT, arguments, console, keep, number, show
 
 TYPES = ("float32", "bfloat16")
 WINDOWS = 10  # of the budget
+RUN_S = 4 * 3600  # at most for one run
 JOB = ("grpo", "--task", "instruct", "--model", "smollm2")
 SMALL = ("grpo", "--task", "addition", "--model", "tiny", "--budget.generated-tokens", "6000")
 Run = dict[str, Any]
@@ -35,7 +36,8 @@ def made(folder: Path, dtype: str, seed: int, quick: bool) -> Run:
     if not (folder / "final.json").exists():
         command = [str(Path(sys.executable).with_name("equipoise")), "train", *(SMALL if quick else JOB)]
         options = ["--dtype", dtype, "--seed", str(seed), "--out", str(folder)]
-        done = subprocess.run([*command, *options], env={**os.environ, "NO_COLOR": "1"}, check=False)
+        env = {**os.environ, "NO_COLOR": "1"}
+        done = subprocess.run([*command, *options], env=env, check=False, timeout=RUN_S)
         if done.returncode:
             raise SystemExit(f"the run in {folder} ended with {done.returncode}; remove the folder to begin it again")
     return read(folder, dtype, seed)
