@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.local import allocator, blocks, decoding, flash, fused, light, prepacked, tables
+from equipoise.engine.local import allocator, blocks, decoding, flash, fused, light, prepacked, products, tables
 from equipoise.engine.local.cache import Memory
 from equipoise.engine.local.prepacked import Product, pack
 from equipoise.engine.local.rows import PADDING, Sequences, build
@@ -26,28 +26,60 @@ KINDS = {
     "qwen3": {},
     "mistral": {"sliding_window": None},
 }
-HERE = pytest.mark.skipif(not prepacked.supported(torch.device("cpu")), reason="this build of torch has no MKL")
+HERE = pytest.mark.skipif(
+    prepacked.packing(torch.device("cpu"), torch.float32) is None, reason="this build of torch has no packed products"
+)
 
 
 def linear(x: torch.Tensor, weights: Any, biases: Any) -> torch.Tensor:
     return torch.cat([torch.nn.functional.linear(x, w, b) for w, b in zip(weights, biases, strict=True)], -1)
 
 
-@HERE
+LAYOUTS = {
+    "mkl": (prepacked.MKL, torch._C.has_mkl),
+    "onednn": (prepacked.ONEDNN, products.bfloat16()),
+    "onednn, bfloat16": (prepacked.LOW, products.bfloat16()),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.lists(st.booleans(), min_size=1, max_size=3))
-def test_packed_products_are_the_plain_ones(rows: list[int], biased: list[bool]) -> None:
-    """Whatever numbers of rows follow each other, in the layout for one of them or in another."""
+def test_packed_products_are_the_plain_ones(name: str, rows: list[int], biased: list[bool]) -> None:
+    """Whatever numbers of rows follow each other, in a layout for one of them or for all."""
+    layout, known = LAYOUTS[name]
+    if not known:
+        pytest.skip("this build of torch, or this processor, has no such products")
     torch.manual_seed(len(rows))
     weights = [torch.randn(7 + 3 * k, 12) for k in range(len(biased))]
     biases = [torch.randn(len(w)) if b else None for w, b in zip(weights, biased, strict=True)]
-    product = Product(weights, biases)
+    product = Product(weights, biases, replace(layout, patience=min(layout.patience, 1)))
+    low = [w.to(layout.dtype).float() for w in weights]
     for n in rows:
-        x = torch.randn(n, 12)
-        with patch.object(prepacked, "PATIENCE", 1):
-            pack([product], n)
-        assert (product(x) - linear(x, weights, biases)).abs().max() < 1e-5
-    assert product.packed is not None or all(a != b for a, b in itertools.pairwise(rows))
+        x = torch.randn(n, 12).to(layout.dtype).float()
+        pack([product], n)
+        found, wanted = product(x), linear(x, low, biases)
+        assert found.dtype == torch.float32
+        assert ((found - wanted).abs() <= (1e-5 if layout.dtype == torch.float32 else 0.01) * (1 + wanted.abs())).all()
+    lasting = layout.lasting and all(a != b for a, b in itertools.pairwise(rows))
+    assert product.packed is not None or lasting
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("onednn", [False, True])
+def test_attention_of_a_few_queries_is_softmax(onednn: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every kind of processor; with the logarithm of its denominator, and huge scores."""
+    monkeypatch.setattr(flash, "exact_by_onednn", lambda: onednn)
+    torch.manual_seed(0)
+    query, key, value = (40 * torch.randn(5, 2, n, 8) for n in (3, 9, 9))
+    key, value = key[:, :, :7], value[:, :, :7]  # of a cache with room ahead
+    bias = torch.zeros(5, 1, 1, 7).masked_fill_(torch.rand(5, 1, 1, 7) < 0.4, -torch.inf) if masked else None
+    if bias is not None:
+        bias[..., 3] = 0
+    out, log = flash.few(query, key, value, bias, 0.3)
+    scores = (query.double() @ key.double().transpose(-1, -2)) * 0.3 + (0 if bias is None else bias.double())
+    torch.testing.assert_close(out.double(), scores.softmax(-1) @ value.double(), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(log.double(), scores.logsumexp(-1), atol=1e-3, rtol=1e-5)
 
 
 @HERE

@@ -107,6 +107,12 @@ class Memory(Cache):  # type: ignore[misc]  # transformers is untyped
         for k, mine in enumerate(self.layers):
             mine.join(other.layers[k] if other.layers else mine.without_columns(rows))
 
+    def widen(self) -> None:
+        """Keep keys and values in float32 at least."""
+        for layer in self.layers:
+            exact = torch.promote_types(layer.keys.dtype, torch.float32)
+            layer.keys, layer.values = layer.keys.to(exact), layer.values.to(exact)
+
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A column for every row; all of them, as for ``Columns.update``."""
         while len(self.layers) <= layer:

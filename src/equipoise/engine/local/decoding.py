@@ -90,6 +90,7 @@ class Fused:
         read = Cached(network, prompts, np.arange(len(prompts)))
         self.network, self.stack = network, network.stack
         self.prompts, self.prompt_key = read.memory, read.key  # a row for each prompt
+        self.prompts.widen()
         self.memory = Memory()
         device = network.device
         self.place = torch.tensor([len(prompts[k]) for k in fan], device=device)  # of each row's next token
@@ -113,7 +114,8 @@ class Fused:
         ids = rows_of(tokens, self.network.device)
         self.key = torch.nn.functional.pad(self.key, (0, 1), value=True)
         own = Seen(self.memory, self.key)
-        self.last = self.stack.step(ids, self.place[:, None], self.before, self.sharing, own)
+        with torch.autocast("cpu", enabled=False):  # the stack casts what its products read, and nothing else
+            self.last = self.stack.step(ids, self.place[:, None], self.before, self.sharing, own)
         self.place = self.place + 1
 
     def select(self, rows: NDArray[np.int64]) -> None:

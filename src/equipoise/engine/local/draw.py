@@ -24,11 +24,10 @@ def draw(
         return ids, torch.zeros(len(ids), device=logits.device)
     z = truncate(logits if temperature == 1 else logits / temperature, top_p, top_k)
     top = z.max(-1, keepdim=True).values
-    z = z - top
-    ids, total = invert(z.exp(), uniform)
+    ids, total = invert(z.sub(top).exp_(), uniform)
     if not bool(total.isfinite().all()):
         raise Diverged("the model's logits are NaN or infinite, so no token can be drawn. Lower the learning rate.")
-    logp = z.gather(1, ids[:, None])[:, 0].double() - total.log()
+    logp = (z.gather(1, ids[:, None]) - top)[:, 0].double() - total.log()
     return ids, logp.float()
 
 

@@ -1,7 +1,7 @@
 """The processor's flash attention kernel, which also tells the logarithm of its softmax's denominator.
 
 What it finds among some keys and among others adds up by these logarithms (``fused``, ``blocks``). Its products are
-exact, whatever those of the layers round: they are so small that rounding takes several times longer.
+MKL's and exact, whatever those of the layers are: they are so small that oneDNN takes several times longer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from equipoise.engine.local.precision import rounding
+from equipoise.engine.local.products import by_onednn, exact_by_onednn
 
 USUAL = "sdpa"  # transformers' own attention function, which takes this kernel on CPU
 EXACT = "equipoise_exact"  # the same with exact products, among the attention functions of transformers
@@ -25,7 +25,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 Part = tuple[Tensor, ...]  # what is found among some keys [B, H, L, D], and its softmax's log-denominator [B, H, L]
 
 
-@rounding(False)
+@by_onednn(False)
 def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Part:
     """``query [B, H, L, D]`` over ``key`` and ``value`` [B, H, K, D]; ``bias``: added to scores, broadcast to
     [B, H, L, K]."""
@@ -34,7 +34,25 @@ def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, bias: Tenso
     return found
 
 
-@rounding(False)
+@by_onednn(False)
+def few(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Part:
+    """As ``forward``, of a handful of queries for each head's keys. The kernel multiplies head by head, which takes MKL
+    four times as long as all at once on a processor that it does not know."""
+    if not exact_by_onednn():
+        return forward(query, key, value, False, bias, scale)
+    batch, heads, length = query.shape[:3]
+    q, k, v = (t.flatten(0, 1) for t in (query, key, value))
+    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(batch, heads, length, -1)
+    if bias is not None:
+        scores += bias
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = torch.bmm(weights.flatten(0, 1), v).view(query.shape).div_(total)
+    return out, total.log_().add_(top)[..., 0]
+
+
+@by_onednn(False)
 def backward(
     slope: Tensor,
     query: Tensor,
@@ -54,7 +72,7 @@ def backward(
     return slopes
 
 
-@rounding(False)
+@by_onednn(False)
 def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     """As ``transformers`` calls it."""
     found: tuple[Tensor, None] = sdpa_attention_forward(*args, **kwargs)

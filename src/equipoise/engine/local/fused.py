@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from equipoise.engine.local import flash
 from equipoise.engine.local.cache import Memory
-from equipoise.engine.local.prepacked import Product, pack
+from equipoise.engine.local.prepacked import Packing, Product, pack
 
 PARTS = {
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -54,17 +54,17 @@ def _fits(layer: nn.Module) -> bool:
 
 
 class Stack:
-    """A model's weights as they are now. ``step`` appends one token to every row of a cache. ``packs``: products of few
-    rows may be packed."""
+    """A model's weights as they are now. ``step`` appends one token to every row of a cache. ``packing``: of products
+    of few rows."""
 
-    def __init__(self, model: Any, packs: bool) -> None:
+    def __init__(self, model: Any, packing: Packing | None) -> None:
         self.body = layers_of(model)
-        self.layers = [Layer(layer, packs) for layer in self.body.layers]
+        self.layers = [Layer(layer, packing) for layer in self.body.layers]
         self.products = [p for layer in self.layers for p in layer.products]
 
     def step(self, ids: Tensor, position: Tensor, prompts: Seen, sharing: Sharing, own: Seen) -> Tensor:
         """``ids [B]``, ``position [B, 1]`` -> [B, D]. The tokens' keys and values are appended to ``own``, whose
-        ``real`` has a column for them."""
+        ``real`` has a column for them. Only products are of another type than float32."""
         pack(self.products, len(ids))
         x = self.body.embed_tokens(ids)
         cos, sin = (t[:, 0, None, :] for t in self.body.rotary_emb(x, position))  # [B, 1, D of a head]
@@ -76,7 +76,7 @@ class Stack:
             ) -> Tensor:
                 query = query.to(value.dtype)
                 before = sharing.gather(*flash.forward(sharing.spread(query), *read, False, prompts.bias, scale))
-                mine = flash.forward(query, *own.memory.append(k, key, value), False, own.bias, scale)
+                mine = flash.few(query, *own.memory.append(k, key, value), own.bias, scale)
                 return merged(before, mine).flatten(1)
 
             x = layer.step(x, cos, sin, attend)
@@ -134,15 +134,15 @@ def merged(one: flash.Part, other: flash.Part) -> Tensor:
 class Layer:
     """One layer: its products, and a step through it."""
 
-    def __init__(self, layer: Any, packs: bool) -> None:
+    def __init__(self, layer: Any, packing: Packing | None) -> None:
         self.attention, mlp = layer.self_attn, layer.mlp
         self.before, self.after, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
         self.size = int(self.attention.head_dim)
         a = self.attention
-        self.qkv = product([a.q_proj, a.k_proj, a.v_proj], packs)
-        self.out = product([a.o_proj], packs)
-        self.gated = product([mlp.gate_proj, mlp.up_proj], packs)
-        self.down = product([mlp.down_proj], packs)
+        self.qkv = product([a.q_proj, a.k_proj, a.v_proj], packing)
+        self.out = product([a.o_proj], packing)
+        self.gated = product([mlp.gate_proj, mlp.up_proj], packing)
+        self.down = product([mlp.down_proj], packing)
         self.products = [self.qkv, self.out, self.gated, self.down]
         self.heads, self.shared = (n // self.size for n in (len(self.qkv.weights[0]), len(self.qkv.weights[1])))
 
@@ -164,9 +164,9 @@ class Layer:
         return query, turned[:, self.heads :, None], value[:, :, None]
 
 
-def product(layers: Sequence[Any], packs: bool) -> Product:
+def product(layers: Sequence[Any], packing: Packing | None) -> Product:
     """The layers' present weights; an adapter's are added in."""
-    return Product([weight(m) for m in layers], [getattr(m, "base_layer", m).bias for m in layers], packs)
+    return Product([weight(m) for m in layers], [getattr(m, "base_layer", m).bias for m in layers], packing)
 
 
 def weight(layer: Any) -> Tensor:

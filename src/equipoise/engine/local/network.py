@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.engine.local import flash, precision, tables
+from equipoise.engine.local import flash, products, tables
 from equipoise.engine.local.blocks import NAME, Batch, plan
 from equipoise.engine.local.fused import Stack
-from equipoise.engine.local.prepacked import prepacked, supported
+from equipoise.engine.local.prepacked import packing, prepacked
 from equipoise.engine.local.rows import Rows
 from equipoise.engine.local.tokens import PerToken
 
@@ -76,18 +76,30 @@ class Network:
 
     @property
     def rounds(self) -> bool:
-        """Whether tensors stay float32 and only products round what they read (``precision``). Where the processor
+        """Whether tensors stay float32 and only products round what they read (``products``). Where the processor
         cannot, ``autocast`` casts tensors, as on a GPU."""
-        return self.compute == torch.bfloat16 and precision.supported(self.device)
+        return self.compute == torch.bfloat16 and self.device.type == "cpu" and products.rounds()
 
     @property
     def tensors(self) -> torch.dtype:
         """The type that products read and give."""
         return torch.float32 if self.rounds else self.compute
 
-    def products(self) -> contextlib.AbstractContextManager[None]:
-        """Around whole passes, the backward one too: products that are to round do."""
-        return precision.rounding(True) if self.rounds else contextlib.nullcontext()
+    @property
+    def by_onednn(self) -> bool:
+        """Whether float32 products are oneDNN's: those that are to round, and exact ones where it is faster."""
+        exact = self.compute == torch.float32 and self.device.type == "cpu" and products.exact_by_onednn()
+        return self.rounds or exact
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Around whole passes, the backward one and what it recomputes too: products are as they are to be."""
+        if not self.by_onednn:
+            yield
+            return
+        usual = self.config._attn_implementation
+        with products.by_onednn(True), self._attending(flash.EXACT if usual == flash.USUAL else usual):
+            yield
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Products in ``tensors``' type; weights stay as they are."""
@@ -98,14 +110,11 @@ class Network:
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:
         """Within, the weights do not change, and products of few rows are fast."""
-        if self.tensors != torch.float32 or not supported(self.device):
-            yield
-            return
-        fused, packs = self.memory == "fused", not self.rounds
-        self.stack = Stack(self.model, packs) if fused else None
-        layers = [self.model.get_output_embeddings()] if fused else list(self.model.modules())
+        layout, fused = packing(self.device, self.compute), self.memory == "fused"
+        self.stack = Stack(self.model, layout) if fused and (layout or self.rounds) else None
+        layers = [self.model.get_output_embeddings()] if self.stack else list(self.model.modules())
         try:
-            with prepacked(layers if packs else []):
+            with prepacked(layers, layout):
                 yield
         finally:
             self.stack = None
@@ -174,9 +183,7 @@ class Network:
             keywords |= {"attention_mask": mask, "position_ids": position}
         if cache is not None:
             keywords[self._cache_argument()] = cache
-        usual = self.config._attn_implementation
-        attention = flash.EXACT if self.rounds and usual == flash.USUAL else usual
-        with self.autocast(), self._attending(attention):
+        with self.autocast():
             if self.splits:
                 read = self.model.get_input_embeddings()
                 if self.embeds and tables.plain(read):

@@ -1,9 +1,8 @@
 """Products with few rows, on CPU, while a model decodes: weights arranged once.
 
 A plain product of a few rows arranges the weights for the processor anew each time, which at 64 rows takes as long as
-the arithmetic. While weights stay as they are it is enough to do it once, with MKL's packed products; without MKL
-nothing changes. MKL asks for twice a weight's memory and nine megabytes, and writes to half of it, so that memory is
-not the heap's.
+the arithmetic. While weights stay as they are it is enough to do it once, in the layout of the library that multiplies
+fastest here; without one nothing changes.
 """
 
 from __future__ import annotations
@@ -11,31 +10,82 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.engine.local.allocator import given_back
+from equipoise.engine.local.products import bfloat16, exact_by_onednn, rounds
 
-FEW = 512  # rows; a product of more is as fast with plain weights
 LEAST = 1 << 15  # numbers of a weight that is worth it
-PATIENCE = 32  # products with the same number of rows before weights are packed: what packing costs
 
 
-def supported(device: torch.device) -> bool:
-    """Whether this build of torch has packed products there, of float32."""
-    return device.type == "cpu" and bool(torch._C.has_mkl) and hasattr(torch.ops.mkl, "_mkl_linear")
+@dataclass(frozen=True)
+class Packing:
+    """A library's layout. ``patience``: products before weights are packed, which is what packing costs. ``few``: a
+    product of more rows is as fast with plain weights. ``lasting``: a layout is for one number of rows. ``dtype``: of
+    what is multiplied."""
+
+    patience: int
+    few: int
+    lasting: bool
+    dtype: torch.dtype
+    pack: Callable[[Tensor, int], Tensor]
+    multiply: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]  # x, packed, shape's, bias, rows
+
+
+def _mkl_pack(weight: Tensor, rows: int) -> Tensor:
+    """MKL asks for twice a weight's memory and nine megabytes, and writes to half of it, so that memory is not the
+    heap's. It packs in one thread."""
+    found: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+    return found
+
+
+def _mkl_multiply(x: Tensor, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+    found: Tensor = torch.ops.mkl._mkl_linear(x, packed, shape, bias, rows)
+    return found
+
+
+def _onednn_pack(weight: Tensor, rows: int) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return found
+
+
+def _onednn_multiply(x: Tensor, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return found
+
+
+MKL = Packing(32, 512, True, torch.float32, _mkl_pack, _mkl_multiply)
+ONEDNN = Packing(4, 512, False, torch.float32, _onednn_pack, _onednn_multiply)
+# Weights that are cast for each product take longer than the product, so these are packed at once.
+LOW = Packing(0, 1 << 30, False, torch.bfloat16, _onednn_pack, _onednn_multiply)
+
+
+def packing(device: torch.device, dtype: torch.dtype) -> Packing | None:
+    """The layout for products of this type, the fastest there; None where plain weights are to be read."""
+    if device.type != "cpu":
+        return None
+    if dtype == torch.bfloat16:
+        return LOW if bfloat16() and not rounds() else None
+    if dtype != torch.float32:
+        return None
+    if exact_by_onednn():
+        return ONEDNN
+    return MKL if torch._C.has_mkl and hasattr(torch.ops.mkl, "_mkl_linear") else None
 
 
 class Product:
     """``x [..., K]`` -> [..., N] for weights [N, K]: one or several linear layers of the same input, side by side.
-    ``packs``: it may be packed."""
+    ``packing``: that it may get."""
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], packs: bool = True) -> None:
-        self.weights, self.biases, self.packs = [w.detach() for w in weights], list(biases), packs
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], packing: Packing | None = None
+    ) -> None:
+        self.weights, self.biases, self.packing = [w.detach() for w in weights], list(biases), packing
         self.rows = self.packed_for = self.times = 0
-        self.packed: Any = None
+        self.packed: Tensor | None = None
         self.bias: Tensor | None = None
         self.weight = self.weights[0]
 
@@ -51,32 +101,42 @@ class Product:
         found = self._packed(x)
         return self._plain(x) if found is None else torch.split(found, [len(w) for w in self.weights], -1)
 
+    def _fits(self, rows: int) -> bool:
+        """Whether it is packed, for so many rows."""
+        if self.packing is None or self.packed is None:
+            return False
+        return rows == self.packed_for or not self.packing.lasting
+
     def _packed(self, x: Tensor) -> Tensor | None:
         rows = x.numel() // x.shape[-1]
-        if self.packed is None or rows != self.packed_for:
+        if not self._fits(rows):
             return None
-        found: Tensor = torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, rows)
-        return found
+        assert self.packing is not None and self.packed is not None
+        low = x.to(self.packing.dtype)
+        return self.packing.multiply(low, self.packed, self.weight, self.bias, rows).to(x.dtype)
 
     def _plain(self, x: Tensor) -> list[Tensor]:
         return [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
 
     def due(self, rows: int) -> bool:
-        """Told before each product; whether to pack for it. The layout is for one number of rows, so that has to
+        """Told before each product; whether to pack for it. Where a layout is for one number of rows, that has to
         last."""
-        self.times = self.times + 1 if rows == self.rows else 0
-        self.rows = rows
-        packed = self.packed is not None and rows == self.packed_for
-        return self.packs and not packed and rows <= FEW and self.times >= PATIENCE
+        if self.packing is None:
+            return False
+        lasts = rows == self.rows or not self.packing.lasting
+        self.times, self.rows = self.times + 1 if lasts else 0, rows
+        return not self._fits(rows) and rows <= self.packing.few and self.times >= self.packing.patience
 
     def pack(self, rows: int) -> None:
+        assert self.packing is not None
+        dtype = self.packing.dtype
         self.packed, self.packed_for = None, rows
         weight = self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights)
         if any(b is not None for b in self.biases):
             whole = [w.new_zeros(len(w)) if b is None else b for w, b in zip(self.weights, self.biases, strict=True)]
-            self.bias = torch.cat([b.detach() for b in whole])
+            self.bias = torch.cat([b.detach() for b in whole]).to(dtype)
         self.weight = weight[:1, :1].expand(weight.shape)  # only its shape is read
-        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        self.packed = self.packing.pack(weight.to(dtype), rows)
 
 
 def pack(products: Sequence[Product], rows: int) -> None:
@@ -88,11 +148,14 @@ def pack(products: Sequence[Product], rows: int) -> None:
 
 
 @contextmanager
-def prepacked(layers: Sequence[nn.Module]) -> Iterator[None]:
+def prepacked(layers: Sequence[nn.Module], packing: Packing | None) -> Iterator[None]:
     """Within, these linear layers (others are left alone) are packed; their weights must not change."""
+    if packing is None:
+        yield
+        return
     large = [m for m in layers if type(m) is nn.Linear and m.weight.numel() >= LEAST]
     for layer in large:
-        layer.forward = _packing(Product([layer.weight], [layer.bias]))  # type: ignore[method-assign, assignment]
+        layer.forward = _forward(Product([layer.weight], [layer.bias], packing))  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -100,7 +163,7 @@ def prepacked(layers: Sequence[nn.Module]) -> Iterator[None]:
             del layer.forward
 
 
-def _packing(product: Product) -> Callable[[Tensor], Tensor]:
+def _forward(product: Product) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         pack([product], x.numel() // x.shape[-1])
         return product(x)

@@ -1,4 +1,4 @@
-"""--dtype bfloat16 on CPU: only what products read is rounded."""
+"""Products on CPU: exact whoever multiplies, and with --dtype bfloat16 only what they read is rounded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch
 from small_models import gradients, make_engine, policy_gradient, rollouts
 from torch import Tensor
 
-from equipoise.engine.local import flash, precision
+from equipoise.engine.local import flash, prepacked, products
 
-pytestmark = pytest.mark.skipif(
-    not precision.supported(torch.device("cpu")), reason="this processor or build of torch has no bfloat16 products"
-)
+ROUNDS = pytest.mark.skipif(not products.rounds(), reason="this processor rounds no float32 product")
 
 
 def low(x: Tensor) -> Tensor:
@@ -27,11 +25,49 @@ def near(found: Tensor, wanted: Tensor) -> bool:
     return float((found.detach().double() - wanted.detach()).abs().max()) < 3e-5
 
 
+@pytest.mark.parametrize(("rows", "read", "made"), [(1, 64, 64), (64, 576, 960), (300, 128, 512), (40, 512, 2000)])
+@pytest.mark.parametrize("onednn", [False, True])
+def test_float32_products_are_exact_but_where_the_processor_says_that_it_rounds(
+    onednn: bool, rows: int, read: int, made: int
+) -> None:
+    """Of every pass: forward, and backward to either operand."""
+    torch.manual_seed(0)
+    x, w, slope = torch.randn(rows, read), torch.randn(made, read), torch.randn(rows, made)
+    with products.by_onednn(onednn):
+        found = [x @ w.T, slope @ w, slope.T @ x]
+    wanted = [x.double() @ w.double().T, slope.double() @ w.double(), slope.double().T @ x.double()]
+    gap = max(float((f - e).abs().max()) / e.std().item() for f, e in zip(found, wanted, strict=True))
+    assert gap < 3e-5 or (onednn and products.rounds())
+
+
+def test_one_library_makes_the_exact_products() -> None:
+    """oneDNN never where it rounds; and a processor that does not say who made it is known to MKL."""
+    assert not (products.rounds() and products.exact_by_onednn())
+    assert products.vendor() != "GenuineIntel" or not products.exact_by_onednn()
+
+
+@pytest.mark.skipif(not products.bfloat16(), reason="this processor has no bfloat16 products")
+def test_where_tensors_are_cast_sampler_and_learner_agree_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed in bfloat16; what is between products stays float32 in the sampler."""
+    for module in (products, prepacked):
+        monkeypatch.setattr(module, "rounds", lambda: False)
+    wide = {"hidden_size": 64, "intermediate_size": 128}
+    exact, cast = (make_engine("llama", seed=3, dtype=dtype, changes=wide) for dtype in ("float32", "bfloat16"))
+    assert cast.network.memory == "fused" and not cast.network.rounds
+    groups = rollouts(cast, prompts=6, samples=6, tokens=12)
+    recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
+    wanted, found = read(exact, groups), read(cast, groups)
+    gap = np.abs(found - wanted).mean()
+    assert 1e-4 < np.abs(recorded - wanted).mean() < 1.5 * gap
+    assert np.abs(recorded - found).mean() < 1.5 * gap
+
+
+@ROUNDS
 def test_a_product_rounds_its_operands_and_not_its_sums_backward_too() -> None:
     torch.manual_seed(0)
     x, w = torch.randn(40, 96, requires_grad=True), torch.randn(48, 96, requires_grad=True)
     slope = torch.randn(40, 48)
-    with precision.rounding(True):
+    with products.by_onednn(True):
         y = torch.nn.functional.linear(x, w)
         dx, dw = torch.autograd.grad(y, (x, w), slope)
     assert y.dtype == dx.dtype == dw.dtype == torch.float32
@@ -51,7 +87,7 @@ def test_attention_does_not_round_whatever_products_do() -> None:
         return [*found, *flash.backward(slope, q, k, v, found, True, None, 0.1)]
 
     plain = both()
-    with precision.rounding(True):
+    with products.by_onednn(True):
         inside = both()
         assert torch.get_float32_matmul_precision() == "medium"
     assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
@@ -62,7 +98,7 @@ def test_the_process_has_its_setting_back(ends: str) -> None:
     before = torch.get_float32_matmul_precision()
 
     def work() -> None:
-        with precision.rounding(True), precision.rounding(False), precision.rounding(True):
+        with products.by_onednn(True), products.by_onednn(False), products.by_onednn(True):
             if ends == "badly":
                 raise ValueError
 
@@ -74,6 +110,7 @@ def test_the_process_has_its_setting_back(ends: str) -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+@ROUNDS
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
@@ -88,7 +125,7 @@ def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
     assert np.array_equal(flat(notes), found)  # with a gradient and without
     assert np.array_equal(read(exact, groups), wanted)
     recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
-    monkeypatch.setattr(precision, "supported", lambda device: False)
+    monkeypatch.setattr(products, "rounds", lambda: False)
     cast = read(make_engine(kind, seed=3, dtype="bfloat16", changes=wide), groups)
     gap = np.abs(found - wanted).mean()
     assert 1e-4 < gap < np.abs(cast - wanted).mean()
@@ -109,11 +146,12 @@ def test_attention_of_transformers_does_not_round_either() -> None:
         engine.network.body.register_forward_pre_hook(note)
         gradients(engine, rollouts(engine), policy_gradient())
         assert config._attn_implementation == flash.USUAL
-    assert seen == {"float32": {flash.USUAL}, "bfloat16": {flash.EXACT}}
+    ours = {dtype: engine.network.by_onednn for dtype, engine in engines.items()}
+    assert seen == {dtype: {flash.EXACT if by else flash.USUAL} for dtype, by in ours.items()}
     q = torch.randn(2, 4, 40, 64)
     module = torch.nn.Module()
     plain = flash.attend(module, q, q, q, None)[0]
-    with precision.rounding(True):
+    with products.by_onednn(True):
         assert torch.equal(flash.attend(module, q, q, q, None)[0], plain)
 
 
