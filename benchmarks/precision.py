@@ -1,8 +1,9 @@
 """What rounding does to learning: the main job (docs/instruct.md) in float32 and in bfloat16, over seeds.
 
-    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--folder DIR] [--no-plot]
+    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--folder DIR] [--again] [--no-plot]
 
-A run is made by `equipoise train`, in a folder of its own, and not again if it is there: stop and go on as you like.
+A run is made by `equipoise train`, in a folder of its own, and not again if it is there or among the results: stop and
+go on as you like. `--again` makes those that are among the results anew.
 Per type: the training reward by share of the budget, mean over seeds with its 95% interval, and each run's test pass
 rate. Writes benchmarks/results/precision.json and docs/performance-bfloat16.png.
 """
@@ -56,6 +57,12 @@ def read(folder: Path, dtype: str, seed: int) -> Run:
         "mismatch": [line["mismatch"] for line in steps if "mismatch" in line],
         "test": test,
     }
+
+
+def known(out: Path) -> dict[tuple[str, int], Run]:
+    """Runs of earlier results, by type and seed."""
+    runs = json.loads(out.read_text())["runs"] if out.exists() else []
+    return {(run["dtype"], run["seed"]): run for run in runs}
 
 
 def curve(run: Run, windows: int = WINDOWS) -> list[float]:
@@ -129,17 +136,21 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 def own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "precision", help="of the runs, <type>-<seed>")
+    parser.add_argument("--again", action="store_true", help="runs of earlier results too")
     parser.add_argument("--no-plot", action="store_true")
 
 
 def main() -> None:
     asked = arguments(__doc__, "precision", own, against=False)
     seeds, folder = (asked.seeds[:2], asked.folder / "quick") if asked.quick else (asked.seeds, asked.folder)
+    before = {} if asked.again or asked.quick else known(asked.out)
     runs = []
     for seed in seeds:
         for dtype in TYPES:
-            console.print(f"{dtype}, seed {seed}: {folder / f'{dtype}-{seed}'}", markup=False)
-            runs.append(made(folder / f"{dtype}-{seed}", dtype, seed, asked.quick))
+            where = folder / f"{dtype}-{seed}"
+            earlier = None if where.exists() else before.get((dtype, seed))
+            console.print(f"{dtype}, seed {seed}: {asked.out if earlier else where}", markup=False)
+            runs.append(earlier or made(where, dtype, seed, asked.quick))
     told(runs)
     results: Mapping[str, Any] = {"runs": runs}
     keep(asked.out, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_curves_by_share_of_the_budget_and_what_lies_within_an_interval():
     assert np.isnan(precision.interval([run, run], 1)).tolist() == [False, True, True]
     assert precision.verdict(0.3, 0.2, 0.4) == "yes" and precision.verdict(0.5, 0.2, 0.4) == "no"
     assert precision.verdict(0.3, np.nan, np.nan) == "-"
+
+
+def test_runs_of_earlier_results_are_known_by_type_and_seed(tmp_path):
+    runs = [{"dtype": "float32", "seed": 0}, {"dtype": "bfloat16", "seed": 0}]
+    (tmp_path / "found.json").write_text(json.dumps({"runs": runs}))
+    assert precision.known(tmp_path / "found.json") == {("float32", 0): runs[0], ("bfloat16", 0): runs[1]}
+    assert precision.known(tmp_path / "none.json") == {}
 
 
 def test_rewards_of_different_replies_differ():
