@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from equipoise.engine.local.products import kind
 from sides import NAN, ROOT, arguments, console, keep, number, show
 
 TYPES = ("float32", "bfloat16")
@@ -51,6 +52,7 @@ def read(folder: Path, dtype: str, seed: int) -> Run:
     return {
         "dtype": dtype,
         "seed": seed,
+        "products": kind("cpu", dtype),
         "steps": len(steps),
         "fraction": [line["fraction"] for line in steps],
         "reward": [line["reward"] for line in steps],
@@ -60,9 +62,10 @@ def read(folder: Path, dtype: str, seed: int) -> Run:
 
 
 def known(out: Path) -> dict[tuple[str, int], Run]:
-    """Runs of earlier results, by type and seed."""
+    """Runs of earlier results, by type and seed; not those in bfloat16 of a processor that rounds otherwise."""
     runs = json.loads(out.read_text())["runs"] if out.exists() else []
-    return {(run["dtype"], run["seed"]): run for run in runs}
+    same = [run for run in runs if run["dtype"] == "float32" or run["products"] == kind("cpu", run["dtype"])]
+    return {(run["dtype"], run["seed"]): run for run in same}
 
 
 def curve(run: Run, windows: int = WINDOWS) -> list[float]:

@@ -58,6 +58,11 @@ def make_model(kind: str, seed: int = 0, **changes: Any) -> Any:
         "gpt2": lambda: tf.GPT2Config(
             **shared | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2} | changes
         ),
+        "falcon": lambda: tf.FalconConfig(
+            **shared
+            | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+            | changes
+        ),
         "mixtral": lambda: tf.MixtralConfig(**common | {"num_local_experts": 4, "sliding_window": None} | changes),
         "rwkv": lambda: tf.RwkvConfig(**shared | {"hidden_size": 32, "num_hidden_layers": 2} | changes),
         "mamba": lambda: tf.MambaConfig(

@@ -14,7 +14,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import gradients, make_engine, policy_gradient, rollouts
 
-from equipoise.engine.local import allocator, blocks, decoding, flash, fused, light, prepacked, products, tables
+from equipoise.engine.local import (
+    allocator,
+    blocks,
+    decoding,
+    flash,
+    fused,
+    light,
+    network,
+    prepacked,
+    products,
+    tables,
+)
 from equipoise.engine.local.cache import Memory
 from equipoise.engine.local.prepacked import Product, pack
 from equipoise.engine.local.rows import PADDING, Sequences, build
@@ -27,7 +38,7 @@ KINDS = {
     "mistral": {"sliding_window": None},
 }
 HERE = pytest.mark.skipif(
-    prepacked.packing(torch.device("cpu"), torch.float32) is None, reason="this build of torch has no packed products"
+    prepacked.layout(torch.device("cpu"), torch.float32) is None, reason="this build of torch has no packed products"
 )
 
 
@@ -47,39 +58,44 @@ LAYOUTS = {
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.lists(st.booleans(), min_size=1, max_size=3))
 def test_packed_products_are_the_plain_ones(name: str, rows: list[int], biased: list[bool]) -> None:
     """Whatever numbers of rows follow each other, in a layout for one of them or for all."""
-    layout, known = LAYOUTS[name]
+    packing, known = LAYOUTS[name]
     if not known:
         pytest.skip("this build of torch, or this processor, has no such products")
     torch.manual_seed(len(rows))
     weights = [torch.randn(7 + 3 * k, 12) for k in range(len(biased))]
     biases = [torch.randn(len(w)) if b else None for w, b in zip(weights, biased, strict=True)]
-    product = Product(weights, biases, replace(layout, patience=min(layout.patience, 1)))
-    low = [w.to(layout.dtype).float() for w in weights]
+    product = Product(weights, biases, replace(packing, patience=min(packing.patience, 1)))
+    low = [w.to(packing.dtype).float() for w in weights]
     for n in rows:
-        x = torch.randn(n, 12).to(layout.dtype).float()
+        x = torch.randn(n, 12).to(packing.dtype).float()
         pack([product], n)
         found, wanted = product(x), linear(x, low, biases)
         assert found.dtype == torch.float32
-        assert ((found - wanted).abs() <= (1e-5 if layout.dtype == torch.float32 else 0.01) * (1 + wanted.abs())).all()
-    lasting = layout.lasting and all(a != b for a, b in itertools.pairwise(rows))
-    assert product.packed is not None or lasting
+        assert ((found - wanted).abs() <= (1e-5 if packing.dtype == torch.float32 else 0.01) * (1 + wanted.abs())).all()
+    restless = all(a != b for a, b in itertools.pairwise(rows))
+    assert product.packed is not None or (packing.rigid and restless)
 
 
+@pytest.mark.parametrize("size", [1.0, 40.0])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("onednn", [False, True])
-def test_attention_of_a_few_queries_is_softmax(onednn: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every kind of processor; with the logarithm of its denominator, and huge scores."""
+def test_attention_of_a_few_queries_is_softmax(
+    onednn: bool, masked: bool, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every kind of processor, with the logarithm of its denominator; also of huge scores."""
     monkeypatch.setattr(flash, "exact_by_onednn", lambda: onednn)
     torch.manual_seed(0)
-    query, key, value = (40 * torch.randn(5, 2, n, 8) for n in (3, 9, 9))
+    query, key, value = (size * torch.randn(5, 2, n, 8) for n in (3, 9, 9))
     key, value = key[:, :, :7], value[:, :, :7]  # of a cache with room ahead
     bias = torch.zeros(5, 1, 1, 7).masked_fill_(torch.rand(5, 1, 1, 7) < 0.4, -torch.inf) if masked else None
     if bias is not None:
         bias[..., 3] = 0
+    kept = query.clone(), key.clone(), value.clone()
     out, log = flash.few(query, key, value, bias, 0.3)
     scores = (query.double() @ key.double().transpose(-1, -2)) * 0.3 + (0 if bias is None else bias.double())
-    torch.testing.assert_close(out.double(), scores.softmax(-1) @ value.double(), atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(log.double(), scores.logsumexp(-1), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(out.double(), scores.softmax(-1) @ value.double(), atol=1e-5 * size**2, rtol=1e-4)
+    torch.testing.assert_close(log.double(), scores.logsumexp(-1), atol=1e-6 * size**2, rtol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(kept, (query, key, value), strict=True))
 
 
 @HERE
@@ -93,6 +109,25 @@ def test_our_step_of_the_layers_is_the_models(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(engine.network, "memory", "columns")
     theirs = rollouts(engine, prompts=5, samples=4, tokens=20)
     for g, h in zip(ours, theirs, strict=True):
+        for r, s in zip(g.responses, h.responses, strict=True):
+            assert r.ids.tolist() == s.ids.tolist()
+            assert abs(r.logprobs - s.logprobs).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["mkl", "onednn"])
+@pytest.mark.filterwarnings("ignore")
+def test_linear_layers_of_other_models_are_packed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their size here. The same tokens as with plain ones, log-probs within rounding."""
+    packing, known = LAYOUTS[name]
+    if not known:
+        pytest.skip("this build of torch, or this processor, has no such products")
+    engine = make_engine("gemma3", seed=3)
+    monkeypatch.setattr(prepacked, "LEAST", 0)
+    found = []
+    for used in (None, replace(packing, patience=1)):
+        monkeypatch.setattr(network, "layout", lambda device, dtype, used=used: used)
+        found.append(rollouts(engine, prompts=3, samples=4, tokens=12))
+    for g, h in zip(*found, strict=True):
         for r, s in zip(g.responses, h.responses, strict=True):
             assert r.ids.tolist() == s.ids.tolist()
             assert abs(r.logprobs - s.logprobs).max() < 1e-5

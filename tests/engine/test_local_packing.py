@@ -16,8 +16,8 @@ from equipoise.engine.local import prepacked
 from equipoise.engine.local import rows as layouts
 from equipoise.types import Group, Prompt, Response
 
-PACKING = ["llama", "qwen3", "gpt2", "mistral", "gemma3", "gemma2", "granite", "mixtral"]
-HERE = prepacked.packing(torch.device("cpu"), torch.float32) is not None
+PACKING = ["llama", "qwen3", "gpt2", "mistral", "gemma3", "gemma2", "granite", "mixtral", "falcon"]
+HERE = prepacked.layout(torch.device("cpu"), torch.float32) is not None
 FUSED = ["llama", "qwen3"] if HERE else []  # by our own step of their layers
 BLOCKS = ["llama", "qwen3", "gpt2", "granite", "mixtral"]  # by blocks in place of masks; the others have windows
 FALLING_BACK = {"mamba": "own", "rwkv": "none"}  # how decoding rows are remembered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from small_models import gradients, make_engine, policy_gradient, rollouts
 from torch import Tensor
 
-from equipoise.engine.local import flash, prepacked, products
+from equipoise.engine.local import flash, fused, prepacked, products
 
 ROUNDS = pytest.mark.skipif(not products.rounds(), reason="this processor rounds no float32 product")
 
@@ -40,26 +41,64 @@ def test_float32_products_are_exact_but_where_the_processor_says_that_it_rounds(
     assert gap < 3e-5 or (onednn and products.rounds())
 
 
-def test_one_library_makes_the_exact_products() -> None:
-    """oneDNN never where it rounds; and a processor that does not say who made it is known to MKL."""
-    assert not (products.rounds() and products.exact_by_onednn())
-    assert products.vendor() != "GenuineIntel" or not products.exact_by_onednn()
+@pytest.mark.parametrize(
+    ("vendor", "bfloat16", "rounds", "kinds"),
+    [
+        ("GenuineIntel", True, True, {"float32": "BLAS", "bfloat16": "rounded"}),
+        ("GenuineIntel", True, False, {"float32": "BLAS", "bfloat16": "cast"}),
+        ("AuthenticAMD", True, False, {"float32": "oneDNN", "bfloat16": "cast", "float64": "BLAS"}),
+        ("AuthenticAMD", True, True, {"float32": "BLAS", "bfloat16": "rounded"}),
+        ("AuthenticAMD", False, False, {"float32": "BLAS", "bfloat16": "cast"}),
+        ("", True, False, {"float32": "BLAS", "bfloat16": "cast"}),
+    ],
+)
+def test_onednn_multiplies_where_it_was_measured_to_be_faster_and_never_rounds_unasked(
+    vendor: str, bfloat16: bool, rounds: bool, kinds: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("vendor", vendor), ("bfloat16", bfloat16), ("rounds", rounds)):
+        monkeypatch.setattr(products, name, lambda value=value: value)
+    monkeypatch.setattr(products, "exact_by_onednn", products.exact_by_onednn.__wrapped__)
+    assert {dtype: products.kind("cpu", dtype) for dtype in kinds} == kinds
+    packed = {"oneDNN": prepacked.ONEDNN, "cast": prepacked.LOW if bfloat16 else None, "rounded": None}
+    for dtype, kind in kinds.items():
+        if kind in packed:
+            assert prepacked.layout(torch.device("cpu"), getattr(torch, dtype)) is packed[kind]
+    assert products.kind("cuda", "bfloat16") == "of the device"
 
 
 @pytest.mark.skipif(not products.bfloat16(), reason="this processor has no bfloat16 products")
-def test_where_tensors_are_cast_sampler_and_learner_agree_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are packed in bfloat16; what is between products stays float32 in the sampler."""
-    for module in (products, prepacked):
-        monkeypatch.setattr(module, "rounds", lambda: False)
+def test_where_tensors_are_cast_the_sampler_casts_only_what_products_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, values, sums and states stay float32 between products of packed weights."""
+    monkeypatch.setattr(products, "rounds", lambda: False)
+    monkeypatch.setattr(products, "exact_by_onednn", lambda: False)
     wide = {"hidden_size": 64, "intermediate_size": 128}
     exact, cast = (make_engine("llama", seed=3, dtype=dtype, changes=wide) for dtype in ("float32", "bfloat16"))
     assert cast.network.memory == "fused" and not cast.network.rounds
+    seen: set[torch.dtype] = set()
+    usual = fused.Layer.step
+
+    def step(self: Any, x: Tensor, *args: Any) -> Tensor:
+        found = usual(self, x, *args)
+        kept = decoding_memory(args[-1])
+        seen.update({x.dtype, found.dtype, *(t.dtype for t in kept)})
+        assert all(p.packed is not None for p in self.products)
+        return found
+
+    monkeypatch.setattr(fused.Layer, "step", step)
     groups = rollouts(cast, prompts=6, samples=6, tokens=12)
+    assert seen == {torch.float32}
     recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
     wanted, found = read(exact, groups), read(cast, groups)
     gap = np.abs(found - wanted).mean()
     assert 1e-4 < np.abs(recorded - wanted).mean() < 1.5 * gap
     assert np.abs(recorded - found).mean() < 1.5 * gap
+
+
+def decoding_memory(attend: Any) -> list[Tensor]:
+    """The keys and values that a step's attention reads and appends to."""
+    held = inspect.getclosurevars(attend).nonlocals
+    prompts, own = held["prompts"].memory, held["own"].memory
+    return [t for memory in (prompts, own) for layer in memory.layers for t in (layer.keys, layer.values)]
 
 
 @ROUNDS
@@ -133,26 +172,21 @@ def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_attention_of_transformers_does_not_round_either() -> None:
-    """Of a model that we do not decode ourselves."""
-    engines = {dtype: make_engine("gemma3", dtype=dtype) for dtype in ("float32", "bfloat16")}
-    seen: dict[str, set[str]] = {dtype: set() for dtype in engines}
-    for dtype, engine in engines.items():
-        config = engine.network.config
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_of_transformers_does_not_round_either(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that we do not decode ourselves. It is still called "sdpa", which models look at (falcon does)."""
+    seen: list[str] = []
+    usual = flash.sdpa_attention_forward
 
-        def note(*args: Any, name: str = dtype, config: Any = config) -> None:
-            seen[name].add(config._attn_implementation)
+    def note(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_float32_matmul_precision())
+        return usual(*args, **kwargs)
 
-        engine.network.body.register_forward_pre_hook(note)
-        gradients(engine, rollouts(engine), policy_gradient())
-        assert config._attn_implementation == flash.USUAL
-    ours = {dtype: engine.network.by_onednn for dtype, engine in engines.items()}
-    assert seen == {dtype: {flash.EXACT if by else flash.USUAL} for dtype, by in ours.items()}
-    q = torch.randn(2, 4, 40, 64)
-    module = torch.nn.Module()
-    plain = flash.attend(module, q, q, q, None)[0]
-    with products.by_onednn(True):
-        assert torch.equal(flash.attend(module, q, q, q, None)[0], plain)
+    monkeypatch.setattr(flash, "sdpa_attention_forward", note)
+    engine = make_engine("gemma3", dtype=dtype)
+    gradients(engine, rollouts(engine), policy_gradient())
+    assert engine.network.config._attn_implementation == "sdpa"
+    assert set(seen) == {"highest"}
 
 
 def read(engine: Any, groups: Any) -> np.ndarray:

@@ -404,6 +404,8 @@ def resolved(p: Prepared) -> dict[str, Any]:
     """What the settings came to on this machine: recorded, and compared on resume."""
     import torch
 
+    from equipoise.engine.local import products
+
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     return {
         "budget": p.budget.limits(),
@@ -414,6 +416,7 @@ def resolved(p: Prepared) -> dict[str, Any]:
         "revision": p.engine.info.revision,
         "dtype": p.engine.info.dtype,
         "device": p.engine.info.device,
+        "products": products.kind(p.engine.info.device, p.engine.info.dtype),
         "processes": processes(p.settings),
         "fingerprint": p.task.fingerprint,
         "threads": torch.get_num_threads(),
@@ -447,12 +450,13 @@ def _same_world(folder: Folder, p: Prepared) -> None:
     if "world" in p.settings.allow:
         return
     then.setdefault("processes", processes(replace(p.settings, cluster=None)))  # before there were others
-    for what in ("threads", "dtype", "device", "processes", "versions"):
+    then.setdefault("products", now["products"])
+    for what in ("threads", "dtype", "device", "products", "processes", "versions"):
         if then[what] != now[what]:
             raise RecordError(
                 f"{folder.path} ran with {what} {then[what]}, and now there is {now[what]}: the rest would not be "
-                f"bit-identical. Restore it (--threads for threads; --learners, --samplers for processes), or go "
-                "on all the same with --allow world."
+                f"bit-identical. Restore it (--threads for threads; --learners, --samplers for processes; products are "
+                "the processor's), or go on all the same with --allow world."
             )
 
 

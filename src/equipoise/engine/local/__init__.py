@@ -79,7 +79,8 @@ def wrap(
     model.to(device=where, dtype=torch.float64 if compute == torch.float64 else torch.float32).eval()
     context = _context(model)
     exact = Network(model, where, next(model.parameters()).dtype)  # checked without rounding
-    probe(exact, name, context)
+    with exact.products():
+        probe(exact, name, context)
     wrapper = adaptation.add_lora(model, lora_rank, seed) if lora_rank else None
     exact.compute = compute
     exact.blocks &= not checkpointing  # recomputed outside of our pass, where the model's own attention is set

@@ -1,7 +1,7 @@
 """The processor's flash attention kernel, which also tells the logarithm of its softmax's denominator.
 
 What it finds among some keys and among others adds up by these logarithms (``fused``, ``blocks``). Its products are
-MKL's and exact, whatever those of the layers are: they are so small that oneDNN takes several times longer.
+MKL's, whatever those of the layers are: they are so small that oneDNN takes several times longer.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from equipoise.engine.local.products import by_onednn, exact_by_onednn
-
-USUAL = "sdpa"  # transformers' own attention function, which takes this kernel on CPU
-EXACT = "equipoise_exact"  # the same with exact products, among the attention functions of transformers
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -74,10 +70,10 @@ def backward(
 
 @by_onednn(False)
 def attend(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    """As ``transformers`` calls it."""
+    """transformers' own attention function, which takes this kernel on CPU, as it calls it. It keeps its name, since
+    models look at that to see what mask they make."""
     found: tuple[Tensor, None] = sdpa_attention_forward(*args, **kwargs)
     return found
 
 
-AttentionInterface.register(EXACT, attend)
-AttentionMaskInterface.register(EXACT, sdpa_mask)
+AttentionInterface.register("sdpa", attend)

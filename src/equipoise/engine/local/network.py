@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.engine.local import flash, products, tables
+from equipoise.engine.local import products, tables
 from equipoise.engine.local.blocks import NAME, Batch, plan
 from equipoise.engine.local.fused import Stack
-from equipoise.engine.local.prepacked import packing, prepacked
+from equipoise.engine.local.prepacked import layout, prepacked
 from equipoise.engine.local.rows import Rows
 from equipoise.engine.local.tokens import PerToken
 
@@ -85,21 +85,11 @@ class Network:
         """The type that products read and give."""
         return torch.float32 if self.rounds else self.compute
 
-    @property
-    def by_onednn(self) -> bool:
-        """Whether float32 products are oneDNN's: those that are to round, and exact ones where it is faster."""
+    def products(self) -> contextlib.AbstractContextManager[None]:
+        """Around whole passes, the backward one too: by oneDNN where float32 products are to round, or exact ones are
+        faster so."""
         exact = self.compute == torch.float32 and self.device.type == "cpu" and products.exact_by_onednn()
-        return self.rounds or exact
-
-    @contextlib.contextmanager
-    def products(self) -> Iterator[None]:
-        """Around whole passes, the backward one and what it recomputes too: products are as they are to be."""
-        if not self.by_onednn:
-            yield
-            return
-        usual = self.config._attn_implementation
-        with products.by_onednn(True), self._attending(flash.EXACT if usual == flash.USUAL else usual):
-            yield
+        return products.by_onednn(True) if self.rounds or exact else contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Products in ``tensors``' type; weights stay as they are."""
@@ -110,11 +100,11 @@ class Network:
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:
         """Within, the weights do not change, and products of few rows are fast."""
-        layout, fused = packing(self.device, self.compute), self.memory == "fused"
-        self.stack = Stack(self.model, layout) if fused and (layout or self.rounds) else None
+        packing, fused = layout(self.device, self.compute), self.memory == "fused"
+        self.stack = Stack(self.model, packing) if fused and (packing or self.rounds) else None
         layers = [self.model.get_output_embeddings()] if self.stack else list(self.model.modules())
         try:
-            with prepacked(layers, layout):
+            with prepacked(layers, packing):
                 yield
         finally:
             self.stack = None

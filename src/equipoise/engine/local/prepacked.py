@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equipoise.engine.local import products
 from equipoise.engine.local.allocator import given_back
-from equipoise.engine.local.products import bfloat16, exact_by_onednn, rounds
 
 LEAST = 1 << 15  # numbers of a weight that is worth it
 
@@ -24,12 +24,13 @@ LEAST = 1 << 15  # numbers of a weight that is worth it
 @dataclass(frozen=True)
 class Packing:
     """A library's layout. ``patience``: products before weights are packed, which is what packing costs. ``few``: a
-    product of more rows is as fast with plain weights. ``lasting``: a layout is for one number of rows. ``dtype``: of
-    what is multiplied."""
+    product of more rows is as fast with plain weights. ``rigid``: a layout is for one number of rows. ``serial``: the
+    library packs in one thread. ``dtype``: of what is multiplied."""
 
     patience: int
     few: int
-    lasting: bool
+    rigid: bool
+    serial: bool
     dtype: torch.dtype
     pack: Callable[[Tensor, int], Tensor]
     multiply: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]  # x, packed, shape's, bias, rows
@@ -37,7 +38,7 @@ class Packing:
 
 def _mkl_pack(weight: Tensor, rows: int) -> Tensor:
     """MKL asks for twice a weight's memory and nine megabytes, and writes to half of it, so that memory is not the
-    heap's. It packs in one thread."""
+    heap's."""
     found: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
     return found
 
@@ -57,21 +58,21 @@ def _onednn_multiply(x: Tensor, packed: Tensor, shape: Tensor, bias: Tensor | No
     return found
 
 
-MKL = Packing(32, 512, True, torch.float32, _mkl_pack, _mkl_multiply)
-ONEDNN = Packing(4, 512, False, torch.float32, _onednn_pack, _onednn_multiply)
+MKL = Packing(32, 512, True, True, torch.float32, _mkl_pack, _mkl_multiply)
+ONEDNN = Packing(4, 512, False, False, torch.float32, _onednn_pack, _onednn_multiply)
 # Weights that are cast for each product take longer than the product, so these are packed at once.
-LOW = Packing(0, 1 << 30, False, torch.bfloat16, _onednn_pack, _onednn_multiply)
+LOW = Packing(0, 1 << 30, False, False, torch.bfloat16, _onednn_pack, _onednn_multiply)
 
 
-def packing(device: torch.device, dtype: torch.dtype) -> Packing | None:
+def layout(device: torch.device, dtype: torch.dtype) -> Packing | None:
     """The layout for products of this type, the fastest there; None where plain weights are to be read."""
     if device.type != "cpu":
         return None
     if dtype == torch.bfloat16:
-        return LOW if bfloat16() and not rounds() else None
+        return LOW if products.bfloat16() and not products.rounds() else None
     if dtype != torch.float32:
         return None
-    if exact_by_onednn():
+    if products.exact_by_onednn():
         return ONEDNN
     return MKL if torch._C.has_mkl and hasattr(torch.ops.mkl, "_mkl_linear") else None
 
@@ -105,7 +106,7 @@ class Product:
         """Whether it is packed, for so many rows."""
         if self.packing is None or self.packed is None:
             return False
-        return rows == self.packed_for or not self.packing.lasting
+        return rows == self.packed_for or not self.packing.rigid
 
     def _packed(self, x: Tensor) -> Tensor | None:
         rows = x.numel() // x.shape[-1]
@@ -123,7 +124,7 @@ class Product:
         last."""
         if self.packing is None:
             return False
-        lasts = rows == self.rows or not self.packing.lasting
+        lasts = rows == self.rows or not self.packing.rigid
         self.times, self.rows = self.times + 1 if lasts else 0, rows
         return not self._fits(rows) and rows <= self.packing.few and self.times >= self.packing.patience
 
@@ -139,12 +140,18 @@ class Product:
         self.packed = self.packing.pack(weight.to(dtype), rows)
 
 
-def pack(products: Sequence[Product], rows: int) -> None:
-    """Before a product of each with so many rows: pack those that are due, in all threads, since packing uses one."""
-    due = [p for p in products if p.due(rows)]
-    if due:
-        with given_back(), ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(lambda p: p.pack(rows), due))
+def pack(several: Sequence[Product], rows: int) -> None:
+    """Before a product of each with so many rows: pack those that are due, in all threads."""
+    due = [p for p in several if p.due(rows)]
+    if not due:
+        return
+    with given_back():
+        if due[0].packing is not None and due[0].packing.serial:
+            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+                list(threads.map(lambda p: p.pack(rows), due))
+        else:
+            for product in due:
+                product.pack(rows)
 
 
 @contextmanager

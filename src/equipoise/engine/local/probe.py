@@ -13,7 +13,7 @@ from equipoise.engine.local.decoding import begin
 from equipoise.engine.local.fused import fits
 from equipoise.engine.local.light import lighten
 from equipoise.engine.local.network import Network
-from equipoise.engine.local.prepacked import packing
+from equipoise.engine.local.prepacked import layout
 from equipoise.engine.local.rows import Sequences, build
 from equipoise.errors import ModelError
 
@@ -61,7 +61,7 @@ def probe(network: Network, name: str, context: int) -> None:
 
     network.blocks = network.blocks and check("blocks", packed)
     network.packs = network.blocks or check("packs", packed)
-    fused = ["fused"] if likely and packing(network.device, torch.float32) else []
+    fused = ["fused"] if likely and layout(network.device, torch.float32) else []
     for memory in (*fused, "columns", "own", "none"):
         network.memory = memory
         if check(memory, lambda: _decoded(network, first, second, single)):
