@@ -82,7 +82,9 @@ def test_gradient_is_the_local_engines(ranks: int) -> None:
         local._learner.limit = tokens
         whole, metrics, notes = gradients(local, groups, OBJECTIVES[name]())
         parts, other, moved = zip(*(found[name, tokens] for found in every), strict=True)
-        bound = 0.0 if ranks == 1 else 1e-6  # another split may choose another packing
+        # A product is added to the head's gradient in the multiplication or after it, which not every processor rounds
+        # alike; another split may choose another packing.
+        bound = 1e-14 if ranks == 1 else 1e-6
         assert float((torch.from_numpy(parts[0]) - whole).norm()) <= bound * float(whole.norm()), (name, tokens)
         for metric in metrics.keys() - {"two_pass_gap", "mismatch_max", "mismatch"}:
             assert added(other)[metric] == pytest.approx(metrics[metric], rel=1e-6)
