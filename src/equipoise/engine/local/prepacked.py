@@ -145,13 +145,12 @@ def pack(several: Sequence[Product], rows: int) -> None:
     due = [p for p in several if p.due(rows)]
     if not due:
         return
-    with given_back():
-        if due[0].packing is not None and due[0].packing.serial:
-            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-                list(threads.map(lambda p: p.pack(rows), due))
-        else:
-            for product in due:
-                product.pack(rows)
+    if due[0].packing is not None and due[0].packing.serial:
+        with given_back(), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(lambda p: p.pack(rows), due))
+    else:
+        for product in due:
+            product.pack(rows)
 
 
 @contextmanager
