@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -234,7 +235,11 @@ def test_other_data_and_other_versions_stop_a_resume(run: Path, unfinished: Path
         assert "was trained on other data" in said and "Bring the data back" in said
     finally:
         data.write_bytes(kept)
-    path.write_text(path.read_text().replace('torch = "', 'torch = "0.', 1))
+    text = path.read_text()
+    path.write_text(re.sub('products = ".*"', 'products = "rounded"', text))
+    said = fails(f"resume {unfinished}", 1)
+    assert "products rounded" in said and "--allow world" in said
+    path.write_text(text.replace('torch = "', 'torch = "0.', 1))
     said = fails(f"resume {unfinished}", 1)
     assert "versions" in said and "--allow world" in said
     assert main(["resume", str(unfinished), "--allow", "world"]) == 0
