@@ -13,8 +13,6 @@ from torch import Tensor
 
 from equipoise.engine.local import flash, fused, prepacked, products
 
-ROUNDS = pytest.mark.skipif(not products.rounds(), reason="this processor rounds no float32 product")
-
 
 def low(x: Tensor) -> Tensor:
     """Rounded to bfloat16, in float64."""
@@ -66,7 +64,6 @@ def test_onednn_multiplies_where_it_was_measured_to_be_faster_and_never_rounds_u
     assert products.kind("cuda", "bfloat16") == "of the device"
 
 
-@pytest.mark.skipif(not products.bfloat16(), reason="this processor has no bfloat16 products")
 def test_where_tensors_are_cast_the_sampler_casts_only_what_products_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, values, sums and states stay float32 between products of packed weights."""
     monkeypatch.setattr(products, "rounds", lambda: False)
@@ -86,7 +83,7 @@ def test_where_tensors_are_cast_the_sampler_casts_only_what_products_read(monkey
 
     monkeypatch.setattr(fused.Layer, "step", step)
     groups = rollouts(cast, prompts=6, samples=6, tokens=12)
-    assert seen == {torch.float32}
+    assert seen == ({torch.float32} if products.bfloat16() else set())  # without, the model's own forward runs
     recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
     wanted, found = read(exact, groups), read(cast, groups)
     gap = np.abs(found - wanted).mean()
@@ -101,8 +98,8 @@ def decoding_memory(attend: Any) -> list[Tensor]:
     return [t for memory in (prompts, own) for layer in memory.layers for t in (layer.keys, layer.values)]
 
 
-@ROUNDS
 def test_a_product_rounds_its_operands_and_not_its_sums_backward_too() -> None:
+    """Or, on a processor that cannot, nothing at all."""
     torch.manual_seed(0)
     x, w = torch.randn(40, 96, requires_grad=True), torch.randn(48, 96, requires_grad=True)
     slope = torch.randn(40, 48)
@@ -110,8 +107,9 @@ def test_a_product_rounds_its_operands_and_not_its_sums_backward_too() -> None:
         y = torch.nn.functional.linear(x, w)
         dx, dw = torch.autograd.grad(y, (x, w), slope)
     assert y.dtype == dx.dtype == dw.dtype == torch.float32
-    assert near(y, low(x) @ low(w).T) and not near(y, (x @ w.T).double())
-    assert near(dx, low(slope) @ low(w)) and near(dw, low(slope).T @ low(x))
+    read, other = (low, torch.Tensor.double) if products.rounds() else (torch.Tensor.double, low)
+    assert near(y, read(x) @ read(w).T) and not near(y, other(x) @ other(w).T)
+    assert near(dx, read(slope) @ read(w)) and near(dw, read(slope).T @ read(x))
     again = torch.nn.functional.linear(x, w)
     assert near(again, x.double() @ w.double().T)
 
@@ -149,13 +147,12 @@ def test_the_process_has_its_setting_back(ends: str) -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
-@ROUNDS
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And leaves a float32 engine beside it as it was. Wide enough that products round."""
+    """And either leaves a float32 engine beside it as it was, and agrees with itself. Wide enough to round."""
     wide = {"hidden_size": 64, "intermediate_size": 128} if kind != "gpt2" else {"n_embd": 64}
     exact, ours = (make_engine(kind, seed=3, dtype=dtype, changes=wide) for dtype in ("float32", "bfloat16"))
     groups = rollouts(ours, prompts=6, samples=6, tokens=12)
@@ -164,11 +161,13 @@ def test_an_engine_that_rounds_is_nearer_to_float32_than_one_that_casts(
     assert np.array_equal(flat(notes), found)  # with a gradient and without
     assert np.array_equal(read(exact, groups), wanted)
     recorded = np.concatenate([r.logprobs for g in groups for r in g.responses if r.logprobs is not None])
+    rounds = products.rounds()
     monkeypatch.setattr(products, "rounds", lambda: False)
     cast = read(make_engine(kind, seed=3, dtype="bfloat16", changes=wide), groups)
     gap = np.abs(found - wanted).mean()
-    assert 1e-4 < gap < np.abs(cast - wanted).mean()
-    assert np.abs(recorded - found).mean() < 0.7 * gap  # the sampler rounds as the learner does
+    assert gap > 1e-4
+    assert gap < np.abs(cast - wanted).mean() if rounds else np.array_equal(cast, found)
+    assert np.abs(recorded - found).mean() < (0.7 if rounds else 1.5) * gap  # the sampler as the learner
 
 
 @pytest.mark.filterwarnings("ignore")
