@@ -72,6 +72,34 @@ def test_packed_products_are_the_plain_ones(name: str, rows: list[int], biased: 
     assert product.packed is not None or (packing.rigid and restless)
 
 
+STEPS: dict[prepacked.Step, Any] = {
+    "none": lambda found, other: found,
+    "swish": lambda found, other: found * torch.sigmoid(found),
+    "mul": lambda found, other: found * other,
+    "add": lambda found, other: found + other,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", ["plain", *LAYOUTS])
+def test_what_follows_a_product_is_taken_with_it(name: str, step: prepacked.Step) -> None:
+    """In every layout, and of plain weights; what was given is left as it was."""
+    packing = replace(LAYOUTS[name], patience=0) if name in LAYOUTS else None
+    torch.manual_seed(0)
+    weights, biases = [torch.randn(7, 12), torch.randn(5, 12)], [torch.randn(7), None]
+    product = Product(weights, biases, packing)
+    x, given = 2 * torch.randn(9, 12), torch.randn(9, 12)
+    other = given.clone() if step in ("mul", "add") else None
+    pack([product], 9)
+    pack([product], 9)
+    assert (product.packed is not None) == (name in LAYOUTS)
+    found = product(x, step, other)
+    wanted = STEPS[step](linear(x, weights, [biases[0], torch.zeros(5)]), given)
+    exact = packing is None or packing.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, atol=1e-5 if exact else 0.2, rtol=1e-5 if exact else 0.02)
+    assert other is None or torch.equal(other, given)
+
+
 @pytest.mark.parametrize("size", [1.0, 40.0])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("onednn", [False, True])

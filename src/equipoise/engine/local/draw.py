@@ -23,7 +23,7 @@ def draw(
         ids = logits.argmax(-1)
         return ids, torch.zeros(len(ids), device=logits.device)
     z = truncate(logits if temperature == 1 else logits / temperature, top_p, top_k)
-    top = z.max(-1, keepdim=True).values
+    top = z.amax(-1, keepdim=True)
     ids, total = invert(z.sub(top).exp_(), uniform)
     if not bool(total.isfinite().all()):
         raise Diverged("the model's logits are NaN or infinite, so no token can be drawn. Lower the learning rate.")

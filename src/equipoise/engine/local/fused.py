@@ -137,20 +137,21 @@ class Layer:
     def __init__(self, layer: Any, packing: Packing | None) -> None:
         self.attention, mlp = layer.self_attn, layer.mlp
         self.before, self.after, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
+        self.swish = type(self.act).__name__.startswith("SiLU")
         self.size = int(self.attention.head_dim)
         a = self.attention
         self.qkv = product([a.q_proj, a.k_proj, a.v_proj], packing)
         self.out = product([a.o_proj], packing)
-        self.gated = product([mlp.gate_proj, mlp.up_proj], packing)
-        self.down = product([mlp.down_proj], packing)
-        self.products = [self.qkv, self.out, self.gated, self.down]
+        self.gate, self.up, self.down = (product([m], packing) for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.products = [self.qkv, self.out, self.gate, self.up, self.down]
         self.heads, self.shared = (n // self.size for n in (len(self.qkv.weights[0]), len(self.qkv.weights[1])))
 
     def step(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """[B, D]. ``attend``: queries [B, H, G, D] with the new keys and values [B, H, 1, D] -> [B, H * G * D]."""
-        x = x + self.out(attend(*self.project(norm(self.before, x), cos, sin)))
-        gate, up = self.gated.parts(norm(self.after, x))
-        return x + self.down(self.act(gate) * up)
+        x = self.out(attend(*self.project(norm(self.before, x), cos, sin)), "add", x)
+        read = norm(self.after, x)
+        gate = self.gate(read, "swish") if self.swish else self.act(self.gate(read))
+        return self.down(self.up(read, "mul", gate), "add", x)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.qkv(x).view(len(x), -1, self.size)
@@ -158,10 +159,17 @@ class Layer:
         if hasattr(self.attention, "q_norm"):
             q, k = turned[:, : self.heads], turned[:, self.heads :]
             turned = torch.cat([norm(self.attention.q_norm, q), norm(self.attention.k_norm, k)], 1)
-        left, right = turned.chunk(2, -1)
-        turned = turned * cos + torch.cat([-right, left], -1) * sin
+        turned = rotated(turned, cos, sin)
         query = turned[:, : self.heads].reshape(len(x), self.shared, -1, self.size)
         return query, turned[:, self.heads :, None], value[:, :, None]
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (k, k + D/2) of ``x [..., D]``, turned by their angles (arXiv 2104.09864, section 3.2)."""
+    found, half = x * cos, x.shape[-1] // 2
+    found[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    found[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return found
 
 
 def product(layers: Sequence[Any], packing: Packing | None) -> Product:
@@ -182,5 +190,5 @@ def norm(layer: Any, x: Tensor) -> Tensor:
     """Divided by its root mean square, as the model's own module does it, in float32."""
     y = x.float()
     mean = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1])
-    scaled: Tensor = layer.weight * (y * mean.add_(layer.variance_epsilon).rsqrt_())
+    scaled: Tensor = (y * mean.add_(layer.variance_epsilon).rsqrt_()).mul_(layer.weight)
     return scaled

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from equipoise.engine.local import products
 from equipoise.engine.local.allocator import given_back
 
 LEAST = 1 << 15  # numbers of a weight that is worth it
+Step = Literal["none", "swish", "mul", "add"]  # after a product: nothing, silu of it, it times or plus another tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,17 @@ class Packing:
     serial: bool
     dtype: torch.dtype
     pack: Callable[[Tensor, int], Tensor]
-    multiply: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]  # x, packed, shape's, bias, rows
+    multiply: Callable[[Tensor, Packed, Step, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights [N, K] as a library wants them for ``rows`` rows. ``shape``: a tensor of the plain ones' shape."""
+
+    weight: Tensor
+    shape: Tensor
+    bias: Tensor | None  # [N]
+    rows: int
 
 
 def _mkl_pack(weight: Tensor, rows: int) -> Tensor:
@@ -43,9 +55,8 @@ def _mkl_pack(weight: Tensor, rows: int) -> Tensor:
     return found
 
 
-def _mkl_multiply(x: Tensor, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int) -> Tensor:
-    found: Tensor = torch.ops.mkl._mkl_linear(x, packed, shape, bias, rows)
-    return found
+def _mkl_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Tensor:
+    return then(torch.ops.mkl._mkl_linear(x, by.weight, by.shape, by.bias, by.rows), step, other)
 
 
 def _onednn_pack(weight: Tensor, rows: int) -> Tensor:
@@ -53,15 +64,30 @@ def _onednn_pack(weight: Tensor, rows: int) -> Tensor:
     return found
 
 
-def _onednn_multiply(x: Tensor, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return found
+def _onednn_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Tensor:
+    """The step is taken before the product is written."""
+    multiply = torch.ops.mkldnn._linear_pointwise
+    if other is None:
+        return cast(Tensor, multiply(x, by.weight, by.bias, step, [], ""))
+    return cast(Tensor, multiply.binary(x, other, by.weight, by.bias, step))
+
+
+def _low_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Tensor:
+    """Only the product is of the packed type."""
+    return then(_onednn_multiply(x.to(by.weight.dtype), by, "none", None).to(x.dtype), step, other)
+
+
+def then(product: Tensor, step: Step, other: Tensor | None) -> Tensor:
+    """In place."""
+    if other is None:
+        return nn.functional.silu(product, inplace=True) if step == "swish" else product
+    return product.mul_(other) if step == "mul" else product.add_(other)
 
 
 MKL = Packing(32, 512, True, True, torch.float32, _mkl_pack, _mkl_multiply)
-ONEDNN = Packing(4, 512, False, False, torch.float32, _onednn_pack, _onednn_multiply)
+ONEDNN = Packing(1, 512, False, False, torch.float32, _onednn_pack, _onednn_multiply)
 # Weights that are cast for each product take longer than the product, so these are packed at once.
-LOW = Packing(0, 1 << 30, False, False, torch.bfloat16, _onednn_pack, _onednn_multiply)
+LOW = Packing(0, 1 << 30, False, False, torch.bfloat16, _onednn_pack, _low_multiply)
 
 
 def layout(device: torch.device, dtype: torch.dtype) -> Packing | None:
@@ -85,39 +111,21 @@ class Product:
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], packing: Packing | None = None
     ) -> None:
         self.weights, self.biases, self.packing = [w.detach() for w in weights], list(biases), packing
-        self.rows = self.packed_for = self.times = 0
-        self.packed: Tensor | None = None
-        self.bias: Tensor | None = None
-        self.weight = self.weights[0]
+        self.rows = self.times = 0
+        self.packed: Packed | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        found = self._packed(x)
-        if found is not None:
-            return found
-        parts = self._plain(x)
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-
-    def parts(self, x: Tensor) -> Sequence[Tensor]:
-        """Each layer's own result."""
-        found = self._packed(x)
-        return self._plain(x) if found is None else torch.split(found, [len(w) for w in self.weights], -1)
+    def __call__(self, x: Tensor, step: Step = "none", other: Tensor | None = None) -> Tensor:
+        """The product, and the step that follows it, which may be taken in place."""
+        if self.packing is not None and self.packed is not None and self._fits(x.numel() // x.shape[-1]):
+            return self.packing.multiply(x, self.packed, step, other)
+        parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        return then(torch.cat(parts, -1) if len(parts) > 1 else parts[0], step, other)
 
     def _fits(self, rows: int) -> bool:
         """Whether it is packed, for so many rows."""
         if self.packing is None or self.packed is None:
             return False
-        return rows == self.packed_for or not self.packing.rigid
-
-    def _packed(self, x: Tensor) -> Tensor | None:
-        rows = x.numel() // x.shape[-1]
-        if not self._fits(rows):
-            return None
-        assert self.packing is not None and self.packed is not None
-        low = x.to(self.packing.dtype)
-        return self.packing.multiply(low, self.packed, self.weight, self.bias, rows).to(x.dtype)
-
-    def _plain(self, x: Tensor) -> list[Tensor]:
-        return [nn.functional.linear(x, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        return rows == self.packed.rows or not self.packing.rigid
 
     def due(self, rows: int) -> bool:
         """Told before each product; whether to pack for it. Where a layout is for one number of rows, that has to
@@ -131,13 +139,14 @@ class Product:
     def pack(self, rows: int) -> None:
         assert self.packing is not None
         dtype = self.packing.dtype
-        self.packed, self.packed_for = None, rows
+        self.packed = None  # its memory is for the new ones
         weight = self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights)
+        bias = None
         if any(b is not None for b in self.biases):
             whole = [w.new_zeros(len(w)) if b is None else b for w, b in zip(self.weights, self.biases, strict=True)]
-            self.bias = torch.cat([b.detach() for b in whole]).to(dtype)
-        self.weight = weight[:1, :1].expand(weight.shape)  # only its shape is read
-        self.packed = self.packing.pack(weight.to(dtype), rows)
+            bias = torch.cat([b.detach() for b in whole]).to(dtype)
+        shape = weight[:1, :1].expand(weight.shape)
+        self.packed = Packed(self.packing.pack(weight.to(dtype), rows), shape, bias, rows)
 
 
 def pack(several: Sequence[Product], rows: int) -> None:
