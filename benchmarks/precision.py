@@ -1,9 +1,9 @@
 """What rounding does to learning: the main job (docs/instruct.md) in float32 and in bfloat16, over seeds.
 
-    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--folder DIR] [--again] [--no-plot]
+    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--types float32 bfloat16] [--folder DIR] [--again] [--no-plot]
 
 A run is made by `equipoise train`, in a folder of its own, and not again if it is there or among the results: stop and
-go on as you like. `--again` makes those that are among the results anew.
+go on as you like. `--again` makes those that are among the results anew; `--types` leaves the other type's as they are.
 Per type: the training reward by share of the budget, mean over seeds with its 95% interval, and each run's test pass
 rate. Writes benchmarks/results/precision.json and docs/performance-bfloat16.png.
 """
@@ -61,11 +61,15 @@ def read(folder: Path, dtype: str, seed: int) -> Run:
     }
 
 
-def known(out: Path) -> dict[tuple[str, int], Run]:
-    """Runs of earlier results, by type and seed; not those in bfloat16 of a processor that rounds otherwise."""
+def earlier(out: Path) -> dict[tuple[str, int], Run]:
+    """Runs of earlier results, by type and seed."""
     runs = json.loads(out.read_text())["runs"] if out.exists() else []
-    same = [run for run in runs if run["dtype"] == "float32" or run["products"] == kind("cpu", run["dtype"])]
-    return {(run["dtype"], run["seed"]): run for run in same}
+    return {(run["dtype"], run["seed"]): run for run in runs}
+
+
+def stands(run: Run) -> bool:
+    """Whether it would be made the same way here: not in bfloat16 where the processor rounds otherwise."""
+    return bool(run["dtype"] == "float32" or run["products"] == kind("cpu", run["dtype"]))
 
 
 def curve(run: Run, windows: int = WINDOWS) -> list[float]:
@@ -138,6 +142,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 
 def own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), help="of the runs that are made")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "precision", help="of the runs, <type>-<seed>")
     parser.add_argument("--again", action="store_true", help="runs of earlier results too")
     parser.add_argument("--no-plot", action="store_true")
@@ -146,14 +151,15 @@ def own(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     asked = arguments(__doc__, "precision", own, against=False)
     seeds, folder = (asked.seeds[:2], asked.folder / "quick") if asked.quick else (asked.seeds, asked.folder)
-    before = {} if asked.again or asked.quick else known(asked.out)
-    runs = []
+    before = {} if asked.quick else earlier(asked.out)
+    runs = [run for (dtype, _), run in before.items() if dtype not in asked.types]
     for seed in seeds:
-        for dtype in TYPES:
+        for dtype in asked.types:
             where = folder / f"{dtype}-{seed}"
-            earlier = None if where.exists() else before.get((dtype, seed))
-            console.print(f"{dtype}, seed {seed}: {asked.out if earlier else where}", markup=False)
-            runs.append(earlier or made(where, dtype, seed, asked.quick))
+            run = before.get((dtype, seed))
+            kept = run if run and stands(run) and not asked.again and not where.exists() else None
+            console.print(f"{dtype}, seed {seed}: {asked.out if kept else where}", markup=False)
+            runs.append(kept or made(where, dtype, seed, asked.quick))
     told(runs)
     results: Mapping[str, Any] = {"runs": runs}
     keep(asked.out, results)

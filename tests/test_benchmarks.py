@@ -92,7 +92,7 @@ def test_curves_by_share_of_the_budget_and_what_lies_within_an_interval():
     assert precision.verdict(0.3, np.nan, np.nan) == "-"
 
 
-def test_runs_of_earlier_results_are_known_where_products_are_the_same(tmp_path, monkeypatch):
+def test_runs_of_earlier_results_stand_where_products_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "kind", lambda device, dtype: "cast")
     runs = [
         {"dtype": "float32", "seed": 0, "products": "BLAS"},
@@ -100,8 +100,10 @@ def test_runs_of_earlier_results_are_known_where_products_are_the_same(tmp_path,
         {"dtype": "bfloat16", "seed": 1, "products": "rounded"},
     ]
     (tmp_path / "found.json").write_text(json.dumps({"runs": runs}))
-    assert precision.known(tmp_path / "found.json") == {("float32", 0): runs[0], ("bfloat16", 0): runs[1]}
-    assert precision.known(tmp_path / "none.json") == {}
+    found = precision.earlier(tmp_path / "found.json")
+    assert found == {("float32", 0): runs[0], ("bfloat16", 0): runs[1], ("bfloat16", 1): runs[2]}
+    assert [precision.stands(run) for run in runs] == [True, True, False]
+    assert precision.earlier(tmp_path / "none.json") == {}
 
 
 def test_rewards_of_different_replies_differ():

@@ -23,6 +23,8 @@ from equipoise.keys import Key
 from equipoise.protocols import Environment, TokenNotes
 from equipoise.types import Cost, Decoder, Group, ModelInfo, Objective, Prompt, Reply, Response, Totals
 
+LOT = 4  # micro-batches of prompts that are read at once: nothing is kept for a derivative
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -134,7 +136,7 @@ class LocalEngine:
         longest = max((len(p.ids or ()) for p in prompts), default=0) + decoder.max_new_tokens
         with self._as(policy), self._network.products(), self._network.autocast(), self._network.decoding():
             rows, cost = sampler.sample(
-                self._network, self._info, prompts, n, keys, rules, self._rows(longest), self._settings.row_tokens
+                self._network, self._info, prompts, n, keys, rules, self._rows(longest), LOT * self._settings.row_tokens
             )
         self._sampling += cost
         return [Group(p, tuple(respond(r) for r in own)) for p, own in zip(prompts, rows, strict=True)]

@@ -53,6 +53,11 @@ def _fits(layer: nn.Module) -> bool:
     return all(inner[name] == PARTS[name] for name in inner)
 
 
+def is_silu(act: Any) -> bool:
+    """torch's or transformers' own."""
+    return type(act).__name__.startswith("SiLU")
+
+
 class Stack:
     """A model's weights as they are now. ``step`` appends one token to every row of a cache. ``packing``: of products
     of few rows."""
@@ -137,7 +142,7 @@ class Layer:
     def __init__(self, layer: Any, packing: Packing | None) -> None:
         self.attention, mlp = layer.self_attn, layer.mlp
         self.before, self.after, self.act = layer.input_layernorm, layer.post_attention_layernorm, mlp.act_fn
-        self.swish = type(self.act).__name__.startswith("SiLU")
+        self.swish = is_silu(self.act)
         self.size = int(self.attention.head_dim)
         a = self.attention
         self.qkv = product([a.q_proj, a.k_proj, a.v_proj], packing)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equipoise.engine.local.fused import layers_of
+from equipoise.engine.local.fused import is_silu, layers_of
 
 
 class Norm(torch.autograd.Function):
@@ -57,7 +57,7 @@ def lighten(model: Any) -> Callable[[], None]:
     for module in layers_of(model).modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = _norm(module)
-        elif hasattr(module, "gate_proj") and type(getattr(module, "act_fn", None)).__name__.startswith("SiLU"):
+        elif hasattr(module, "gate_proj") and is_silu(getattr(module, "act_fn", None)):
             module.forward = _mlp(module)
         else:
             continue

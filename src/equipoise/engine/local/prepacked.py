@@ -25,9 +25,9 @@ Step = Literal["none", "swish", "mul", "add"]  # after a product: nothing, silu 
 
 @dataclass(frozen=True)
 class Packing:
-    """A library's layout. ``patience``: products before weights are packed, which is what packing costs. ``few``: a
-    product of more rows is as fast with plain weights. ``rigid``: a layout is for one number of rows. ``serial``: the
-    library packs in one thread. ``dtype``: of what is multiplied."""
+    """A library's layout. ``patience``: products before weights are packed: as many as packing costs, or fewer where
+    that is little, since most replies last. ``few``: a product of more rows is as fast with plain weights. ``rigid``:
+    a layout is for one number of rows. ``serial``: the library packs in one thread. ``dtype``: of what is packed."""
 
     patience: int
     few: int
