@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from workloads import Work
 SIZE = 4096
 
 
-def rate(dtype: str, threads: int, repeats: int = 5) -> float:
-    """FLOP/s: median of ``repeats`` products of two square matrices of 4096 columns, by the library that is faster."""
+def products(dtype: str, threads: int, repeats: int = 5) -> list[float]:
+    """Seconds of ``repeats`` products of two square matrices of 4096 columns, by the library that is faster."""
     torch.set_num_threads(threads)
     a, b = (torch.randn(SIZE, SIZE).to(getattr(torch, dtype)) for _ in range(2))
     times = []
@@ -28,6 +29,11 @@ def rate(dtype: str, threads: int, repeats: int = 5) -> float:
             began = time.monotonic()
             a @ b
             times.append(time.monotonic() - began)
+    return times
+
+
+def rate(times: Sequence[float]) -> float:
+    """FLOP/s: the median's."""
     return 2.0 * SIZE**3 / statistics.median(times)
 
 
@@ -70,4 +76,4 @@ def flops(work: Work, m: Sizes) -> tuple[float, float]:
 
 if __name__ == "__main__":
     for kind in ("float32", "bfloat16"):
-        print(f"{kind}: {rate(kind, 2) / 1e9:.0f} GFLOP/s with 2 threads")
+        print(f"{kind}: {rate(products(kind, 2)) / 1e9:.0f} GFLOP/s with 2 threads")

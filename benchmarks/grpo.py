@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from floor import Sizes, flops, rate, sizes
+from floor import Sizes, flops, products, rate, sizes
 from sides import MODELS, NAN, TRL, Cell, arguments, best, cell, keep, median, number, show, tell, times
 from workloads import MB, Work, endless
 
@@ -44,14 +44,18 @@ COLUMNS = (
 
 
 def measure(name: str, work: Work, micros: Sequence[int], trl: bool) -> dict[str, Any]:
-    """All cells of a workload, one after the other."""
+    """All cells of a workload, one after the other. The machine's rate is taken before and after ours: where others use
+    the machine too, it may be another a quarter of an hour later."""
+    before = products(work.dtype, work.threads)
     ours = tell(f"{name}: equipoise", run(sys.executable, "grpo_equipoise.py", work))
+    flops_s = rate([*before, *products(work.dtype, work.threads)])
     fits = [micro for micro in micros if work.rows % micro == 0] if trl else []
     theirs = {
         str(micro): tell(f"{name}: trl, micro-batch {micro}", run(TRL, "grpo_trl.py", replace(work, micro=micro)))
         for micro in fits
     }
-    return {"work": {**asdict(work), "model": Path(work.model).name}, "equipoise": ours, "trl": theirs}
+    shown = {**asdict(work), "model": Path(work.model).name}
+    return {"work": shown, "rate": flops_s, "equipoise": ours, "trl": theirs}
 
 
 def run(python: Path | str, script: str, work: Work) -> Cell:
@@ -74,14 +78,14 @@ def net(found: Cell, size: Sizes) -> float:
     return float(found["peak_mb"]) - float(found["base_mb"]) - size.parameters * STATE / MB
 
 
-def row(name: str, found: Mapping[str, Any], peak: float, size: Sizes) -> list[str]:
+def row(name: str, found: Mapping[str, Any], size: Sizes) -> list[str]:
     """A line of the table. In brackets: TRL's micro-batch; the share of the floor's rate that was reached."""
     work, ours = Work(**found["work"]), found["equipoise"]
     micro, theirs = best(found["trl"])
     if "error" in ours:
         ours = {"peak_mb": NAN, "base_mb": NAN}
     other = theirs or {"peak_mb": NAN, "base_mb": NAN}
-    floors = dict(zip(("sample_s", "learn_s"), (work_flops / peak for work_flops in flops(work, size)), strict=True))
+    floors = dict(zip(("sample_s", "learn_s"), (least / found["rate"] for least in flops(work, size)), strict=True))
 
     def part(side: Cell, name: str) -> str:
         seconds = median(side, name)
@@ -103,8 +107,7 @@ def row(name: str, found: Mapping[str, Any], peak: float, size: Sizes) -> list[s
 def table(results: Mapping[str, Any]) -> None:
     rows = []
     for name, found in results["works"].items():
-        work = found["work"]
-        rows.append(row(name, found, results["rate"][work["dtype"]], Sizes(**results["sizes"][work["model"]])))
+        rows.append(row(name, found, Sizes(**results["sizes"][found["work"]["model"]])))
     show("A GRPO step, medians (in brackets TRL's micro-batch, or the share of the floor's rate)", COLUMNS, rows)
 
 
@@ -117,8 +120,7 @@ def own(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     asked = arguments(__doc__, "grpo", own)
     names, micros, steps = (["tiny"], [64], 1) if asked.quick else (asked.only, asked.micro, asked.steps)
-    kinds = sorted({WORKS[name].dtype for name in names})
-    results: dict[str, Any] = {"rate": {kind: rate(kind, 2) for kind in kinds}, "sizes": {}, "works": {}}
+    results: dict[str, Any] = {"sizes": {}, "works": {}}
     for name in names:
         work = replace(WORKS[name], steps=steps or WORKS[name].steps, threads=1 if asked.quick else 2)
         folder = endless(work.model, MODELS / work.model)

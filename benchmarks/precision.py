@@ -1,6 +1,7 @@
 """What rounding does to learning: the main job (docs/instruct.md) in float32 and in bfloat16, over seeds.
 
-    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--types float32 bfloat16] [--folder DIR] [--again] [--no-plot]
+    python benchmarks/precision.py [--quick] [--seeds 0 1 2] [--types float32 bfloat16] [--folder DIR] [--again]
+        [--no-plot]
 
 A run is made by `equipoise train`, in a folder of its own, and not again if it is there or among the results: stop and
 go on as you like. `--again` makes those that are among the results anew; `--types` leaves the other type's as they are.
