@@ -34,6 +34,7 @@ from equipoise.engine.local.tokens import PerToken
 KINDS = {
     "llama": {},
     "llama with biases": {"attention_bias": True, "mlp_bias": True},
+    "llama with another activation": {"hidden_act": "gelu"},
     "qwen3": {},
     "mistral": {"sliding_window": None},
 }
