@@ -161,6 +161,7 @@ def main() -> None:
             kept = run if run and stands(run) and not asked.again and not where.exists() else None
             console.print(f"{dtype}, seed {seed}: {asked.out if kept else where}", markup=False)
             runs.append(kept or made(where, dtype, seed, asked.quick))
+    runs.sort(key=lambda run: (TYPES.index(run["dtype"]), run["seed"]))
     told(runs)
     results: Mapping[str, Any] = {"runs": runs}
     keep(asked.out, results)
