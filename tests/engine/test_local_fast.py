@@ -24,6 +24,7 @@ from equipoise.engine.local import (
     network,
     prepacked,
     products,
+    sampler,
     tables,
 )
 from equipoise.engine.local.cache import Memory
@@ -339,6 +340,16 @@ def test_all_rows_that_fit_decode_together_however_few_prompts_are_read_at_once(
     monkeypatch.setattr(kind, "feed", counted)
     rollouts(engine, prompts=4, samples=3, tokens=5)
     assert fed[0] == 12 and len(fed) <= 4
+
+
+@pytest.mark.parametrize(("micro", "lot"), [(100, 400), (647, 2560), (5000, 5000)])
+def test_prompts_are_read_in_lots_of_a_few_micro_batches(micro: int, lot: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as gain speed; never fewer than learning may hold."""
+    found: list[int] = []
+    plain = sampler.sample
+    monkeypatch.setattr(sampler, "sample", lambda *args: found.append(args[-1]) or plain(*args))
+    rollouts(make_engine("llama", rows_tokens=micro), prompts=2, samples=1, tokens=2)
+    assert found == [lot]
 
 
 def test_freed_memory_is_kept_where_the_c_library_is_glibc() -> None:
