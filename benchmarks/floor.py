@@ -18,7 +18,7 @@ from workloads import Work
 SIZE = 4096
 
 
-def products(dtype: str, threads: int, repeats: int = 5) -> list[float]:
+def seconds(dtype: str, threads: int, repeats: int = 5) -> list[float]:
     """Seconds of ``repeats`` products of two square matrices of 4096 columns, by the library that is faster."""
     torch.set_num_threads(threads)
     a, b = (torch.randn(SIZE, SIZE).to(getattr(torch, dtype)) for _ in range(2))
@@ -76,4 +76,4 @@ def flops(work: Work, m: Sizes) -> tuple[float, float]:
 
 if __name__ == "__main__":
     for kind in ("float32", "bfloat16"):
-        print(f"{kind}: {rate(products(kind, 2)) / 1e9:.0f} GFLOP/s with 2 threads")
+        print(f"{kind}: {rate(seconds(kind, 2)) / 1e9:.0f} GFLOP/s with 2 threads")

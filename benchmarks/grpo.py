@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from floor import Sizes, flops, products, rate, sizes
+from floor import Sizes, flops, rate, seconds, sizes
 from sides import MODELS, NAN, TRL, Cell, arguments, best, cell, keep, median, number, show, tell, times
 from workloads import MB, Work, endless
 
@@ -46,9 +46,9 @@ COLUMNS = (
 def measure(name: str, work: Work, micros: Sequence[int], trl: bool) -> dict[str, Any]:
     """All cells of a workload, one after the other. The machine's rate is taken before and after ours: where others use
     the machine too, it may be another a quarter of an hour later."""
-    before = products(work.dtype, work.threads)
+    before = seconds(work.dtype, work.threads)
     ours = tell(f"{name}: equipoise", run(sys.executable, "grpo_equipoise.py", work))
-    flops_s = rate([*before, *products(work.dtype, work.threads)])
+    flops_s = rate([*before, *seconds(work.dtype, work.threads)])
     fits = [micro for micro in micros if work.rows % micro == 0] if trl else []
     theirs = {
         str(micro): tell(f"{name}: trl, micro-batch {micro}", run(TRL, "grpo_trl.py", replace(work, micro=micro)))

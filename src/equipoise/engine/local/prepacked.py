@@ -67,9 +67,9 @@ def _onednn_pack(weight: Tensor, rows: int) -> Tensor:
 def _onednn_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Tensor:
     """The step is taken before the product is written."""
     multiply = torch.ops.mkldnn._linear_pointwise
-    if other is None:
-        return cast(Tensor, multiply(x, by.weight, by.bias, step, [], ""))
-    return cast(Tensor, multiply.binary(x, other, by.weight, by.bias, step))
+    if step in ("mul", "add"):
+        return cast(Tensor, multiply.binary(x, other, by.weight, by.bias, step))
+    return cast(Tensor, multiply(x, by.weight, by.bias, step, [], ""))
 
 
 def _low_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Tensor:
@@ -78,9 +78,12 @@ def _low_multiply(x: Tensor, by: Packed, step: Step, other: Tensor | None) -> Te
 
 
 def then(product: Tensor, step: Step, other: Tensor | None) -> Tensor:
-    """In place."""
-    if other is None:
-        return nn.functional.silu(product, inplace=True) if step == "swish" else product
+    """In place. ``other``: of the product's shape, for the steps that take one."""
+    if step == "none":
+        return product
+    if step == "swish":
+        return nn.functional.silu(product, inplace=True)
+    assert other is not None, step
     return product.mul_(other) if step == "mul" else product.add_(other)
 
 
